@@ -1,0 +1,152 @@
+"""F: the encoder that turns a row into the representation z which the heads read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class FusedEmbedding(nn.Module):
+    """One embedding table for all categorical columns.
+
+    Column c owns the rows ``offset[c] .. offset[c] + sizes[c] - 1`` of the table: one gather for all columns
+    instead of one per column, and one gradient for the optimiser to apply.
+
+    Args:
+        sizes: Number of ids per column, the reserved bucket 0 included.
+        dimension: Numbers per id.
+
+    Raises:
+        ValueError: If a size is below one.
+    """
+
+    offset: Tensor
+
+    def __init__(self, sizes: Sequence[int], dimension: int) -> None:
+        super().__init__()
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"every categorical column needs at least one id, found sizes {list(sizes)}.")
+        starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
+        self.register_buffer("offset", starts, persistent=False)
+        self.table = nn.Embedding(sum(sizes), dimension)
+        nn.init.normal_(self.table.weight, std=0.05)
+        self.width = len(sizes) * dimension
+
+    def forward(self, categorical: Tensor) -> Tensor:
+        """Map ids (B, C) to (B, C * dimension)."""
+        rows: Tensor = self.table(categorical + self.offset)  # (B, C, dimension)
+        return rows.flatten(1)
+
+
+class BagOfTokens(nn.Module):
+    """The mean of the embeddings of a text's tokens: gather, mask, mean.
+
+    Token 0 is padding and does not count; a text without tokens gives the zero vector.
+
+    Args:
+        vocabulary: Number of token ids, padding (0) and unknown (1) included.
+        dimension: Numbers per token.
+    """
+
+    def __init__(self, vocabulary: int, dimension: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocabulary, dimension)
+        nn.init.normal_(self.table.weight, std=0.05)
+        self.width = dimension
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Map token ids (B, L) to (B, dimension)."""
+        used = (text != 0).any(0).nonzero()
+        text = text[:, : int(used.max()) + 1 if len(used) else 1]  # shared padding at the end only costs time
+        token = (text != 0).to(self.table.weight.dtype).unsqueeze(-1)  # (B, L, 1)
+        total: Tensor = (self.table(text) * token).sum(1)  # (B, dimension)
+        return total / token.sum(1).clamp_min(1)
+
+
+def perceptron(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
+    """Stack linear layers with ReLU (and dropout) after each.
+
+    Args:
+        widths: Input width, then the width of every layer.
+        dropout: Share of hidden units that are zeroed in training.
+
+    Returns:
+        The layers; empty (the identity) for a single width.
+    """
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])
+    return nn.Sequential(*layers)
+
+
+class TabularEncoder(nn.Module):
+    """Embeddings of ids, numbers as they are, the mean of a text's tokens; then an MLP.
+
+    Args:
+        sizes: ``Features.sizes``: ``"categorical"`` (ids per column), ``"numeric"`` (number of columns),
+            ``"text"`` (vocabulary); an absent entry means no such input.
+        embedding: Numbers per categorical id.
+        hidden: Widths of the layers of the MLP.
+        dropout: Share of hidden units that are zeroed in training.
+        text_embedding: Numbers per token.
+
+    Attributes:
+        width: Width of z.
+        config: The arguments, as plain data, from which the encoder can be built again.
+
+    Raises:
+        ValueError: If ``sizes`` names no input, or an unknown one.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, Any],
+        embedding: int = 16,
+        hidden: Sequence[int] = (128, 64),
+        dropout: float = 0.0,
+        text_embedding: int = 32,
+    ) -> None:
+        super().__init__()
+        unknown = set(sizes) - {"categorical", "numeric", "text"}
+        if unknown:
+            raise ValueError(f"sizes may hold categorical, numeric and text; found {sorted(unknown)}.")
+        self.config: dict[str, Any] = {
+            "class": "TabularEncoder",
+            "sizes": {
+                key: list(value) if key == "categorical" else int(value) for key, value in sizes.items()
+            },
+            "embedding": embedding,
+            "hidden": list(hidden),
+            "dropout": dropout,
+            "text_embedding": text_embedding,
+        }
+        self.embedding = FusedEmbedding(sizes["categorical"], embedding) if sizes.get("categorical") else None
+        self.bag = BagOfTokens(sizes["text"], text_embedding) if sizes.get("text") else None
+        width = int(sizes.get("numeric", 0)) + sum(part.width for part in (self.embedding, self.bag) if part)
+        if width == 0:
+            raise ValueError("sizes names no input: give the encoder a categorical, numeric or text column.")
+        self.mlp = perceptron([width, *hidden], dropout)
+        self.width = hidden[-1] if hidden else width
+
+    def forward(self, x: Mapping[str, Tensor]) -> Tensor:
+        """Encode a batch.
+
+        Args:
+            x: ``"categorical"`` (B, C) int64, ``"numeric"`` (B, D), ``"text"`` (B, L) int64.
+
+        Returns:
+            z, (B, width).
+        """
+        parts = []
+        if self.embedding is not None:
+            parts.append(self.embedding(x["categorical"]))
+        if "numeric" in self.config["sizes"] and self.config["sizes"]["numeric"]:
+            parts.append(x["numeric"])
+        if self.bag is not None:
+            parts.append(self.bag(x["text"]))
+        z: Tensor = self.mlp(torch.cat(parts, dim=1))
+        return z

@@ -1,0 +1,549 @@
+"""What a model is asked: a target column, its likelihood (loss and link), its metrics.
+
+A head of a task gives a raw output (a logit, a standardised mean, a log rate). The likelihood turns it into a
+loss per row; ``link`` turns it into natural units: a probability, a mean in the unit of the label.
+Losses are means over the *observed* labels: a NaN target takes its row out of the loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
+
+from . import metrics
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question to the model. Use a subclass: it brings the likelihood.
+
+    Args:
+        name: Name of the task; the key of its predictions, losses and weights.
+        column: Target column of the table; the name by default. NaN marks a label that was not observed.
+        weight: Column of row weights (inverse propensity, sampling correction, price), if any.
+        initial: Raw output of the best constant, found by ``fit``; heads start from it.
+    """
+
+    name: str
+    column: str = ""
+    weight: str | None = None
+    initial: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"a task's name must be a plain word (letters, digits, _), found {self.name!r}.")
+        object.__setattr__(self, "column", self.column or self.name)
+
+    @property
+    def width(self) -> int:
+        """Raw outputs per row; with 1 the output is (B,), else (B, width)."""
+        return 1
+
+    @property
+    def main(self) -> str:
+        """The metric by which the task is judged first."""
+        raise NotImplementedError
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the main metric."""
+        return True
+
+    def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Negative log-likelihood of each row, (B,), from raw outputs (B,) or (B, width) and targets (B,)."""
+        raise NotImplementedError
+
+    def link(self, output: Tensor) -> Tensor:
+        """Turn raw outputs into natural units."""
+        raise NotImplementedError
+
+    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+        """Measure predictions in natural units against targets (N,) over a whole set; NaN is left out."""
+        raise NotImplementedError
+
+    def _encode(self, values: Array) -> Array:
+        """Check observed labels and turn them into what ``row_loss`` reads."""
+        return values
+
+    def _constant(self, labels: Array) -> tuple[float, ...]:
+        """Raw output of the best constant prediction for observed, encoded labels."""
+        return (0.0,) * self.width
+
+    def target(self, table: pd.DataFrame) -> Tensor:
+        """Read the labels.
+
+        Returns:
+            (N,) in torch's default dtype, NaN where the label is missing.
+
+        Raises:
+            KeyError: If the table lacks the column.
+            ValueError: If it holds labels that the likelihood cannot have.
+        """
+        column = _column(table, self.column, f"the target of task {self.name!r}")
+        missing = column.isna().to_numpy()
+        values = np.full(len(column), np.nan)
+        values[~missing] = self._encode(self._observed(column[~missing]))
+        return torch.as_tensor(values, dtype=torch.get_default_dtype())
+
+    def _observed(self, column: pd.Series) -> Array:
+        """Observed labels as floats."""
+        try:
+            values = column.to_numpy(dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"column {self.column!r}, the target of task {self.name!r}, must hold numbers, "
+                f"found {column.iloc[0]!r} ({column.dtype})."
+            ) from None
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"column {self.column!r}, the target of task {self.name!r}, holds an infinite value."
+            )
+        return values
+
+    def fit(self, table: pd.DataFrame) -> Task:
+        """Learn from the training rows what the likelihood needs to start well.
+
+        Returns:
+            A copy that knows its best constant (``initial``) and, for a regression, its location and scale.
+
+        Raises:
+            ValueError: If no label is observed.
+        """
+        labels = self.target(table).numpy().astype(np.float64)
+        labels = labels[~np.isnan(labels)]
+        if not labels.size:
+            raise ValueError(f"task {self.name!r}: no label is observed in column {self.column!r}.")
+        return replace(self, initial=self._constant(labels))
+
+    def loss(self, predictions: Mapping[str, Tensor], target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Average the row losses over the observed labels, by weight.
+
+        Sum of w_n loss_n over observed n, divided by the sum of those w_n: labels and weights, never the
+        batch size, set its scale. Zero, with zero gradient, where nothing is observed.
+
+        Args:
+            predictions: Raw outputs by name; this task reads its own.
+            target: (B,), NaN where not observed.
+            weight: (B,), not negative; all ones by default.
+
+        Returns:
+            A scalar.
+        """
+        output = predictions[self.name]
+        if output.shape[:1] != target.shape or output.ndim != 1 + (self.width > 1):
+            expected = f"({len(target)},)" if self.width == 1 else f"({len(target)}, {self.width})"
+            raise ValueError(
+                f"task {self.name!r}: the output must be {expected}, found {tuple(output.shape)}."
+            )
+        observed = ~torch.isnan(target)
+        # A stand-in label where none was observed: a NaN there would reach the gradient even at weight zero.
+        rows = self.row_loss(output, torch.where(observed, target, torch.zeros_like(target)))
+        weight = (
+            observed.to(rows.dtype) if weight is None else torch.where(observed, weight, 0.0).to(rows.dtype)
+        )
+        total = weight.sum()
+        return torch.where(observed, rows, 0.0).mul(weight).sum() / torch.where(total > 0, total, 1.0)
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """A number: Gaussian likelihood on the standardised label.
+
+    With a fixed variance the row loss is (y - mu)^2 / 2 in units of ``scale`` squared; with ``variance=True``
+    the head also gives log sigma^2 = s and the row loss is (exp(-s) (y - mu)^2 + s) / 2, the constant
+    log(2 pi) / 2 left out (Nix and Weigend, 1994). ``location`` and ``scale`` are those of the training
+    labels, so that the loss does not depend on the unit of the label.
+    """
+
+    location: float = 0.0
+    scale: float = 1.0
+    variance: bool = False
+
+    @property
+    def width(self) -> int:
+        """One mean, or mean and log variance."""
+        return 2 if self.variance else 1
+
+    @property
+    def main(self) -> str:
+        """Root mean squared error, in the unit of the label."""
+        return "rmse"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """An error: lower is better."""
+        return False
+
+    def fit(self, table: pd.DataFrame) -> Regression:
+        """Take location and scale from the observed training labels."""
+        fitted = super().fit(table)
+        labels = self.target(table)
+        labels = labels[~torch.isnan(labels)]
+        scale = labels.std(correction=0).item()
+        return replace(
+            self, initial=fitted.initial, location=labels.mean().item(), scale=scale if scale > 0 else 1.0
+        )
+
+    def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Gaussian negative log-likelihood in standardised units."""
+        label = (target - self.location) / self.scale
+        if not self.variance:
+            return (label - output).square() / 2
+        mean, log_variance = output.unbind(1)
+        return ((label - mean).square() * torch.exp(-log_variance) + log_variance) / 2
+
+    def link(self, output: Tensor) -> Tensor:
+        """Mean (B,) in the unit of the label; with variance (B, 2): mean and variance."""
+        if not self.variance:
+            return output * self.scale + self.location
+        mean, log_variance = output.unbind(1)
+        return torch.stack([mean * self.scale + self.location, torch.exp(log_variance) * self.scale**2], 1)
+
+    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+        """RMSE and MAE; with variance also the mean negative log-likelihood in the unit of the label."""
+        mean = prediction[:, 0] if self.variance else prediction
+        found = {"rmse": metrics.rmse(target, mean), "mae": metrics.mae(target, mean)}
+        if self.variance:
+            squared = (target - mean) ** 2 / prediction[:, 1]
+            found["nll"] = float(np.nanmean((squared + np.log(2 * math.pi * prediction[:, 1])) / 2))
+        return found
+
+
+@dataclass(frozen=True)
+class Binary(Task):
+    """Yes or no: Bernoulli likelihood; the raw output is a logit.
+
+    Row loss -(y log p + (1 - y) log(1 - p)), computed from the logit so that neither logarithm overflows.
+    """
+
+    @property
+    def main(self) -> str:
+        """Area under the ROC curve."""
+        return "auc"
+
+    def _encode(self, values: Array) -> Array:
+        wrong = values[(values != 0) & (values != 1)]
+        if wrong.size:
+            raise ValueError(
+                f"column {self.column!r}, the target of task {self.name!r}, must hold 0 and 1, "
+                f"found {wrong[0]:g}."
+            )
+        return values
+
+    def _constant(self, labels: Array) -> tuple[float, ...]:
+        rate = np.clip(
+            labels.mean(), 0.5 / len(labels), 1 - 0.5 / len(labels)
+        )  # finite where all labels agree
+        return (float(np.log(rate / (1 - rate))),)
+
+    def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of a logit."""
+        return binary_cross_entropy_with_logits(output, target, reduction="none")
+
+    def link(self, output: Tensor) -> Tensor:
+        """Probability of a yes."""
+        return torch.sigmoid(output)
+
+    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+        """AUC, log-loss, expected calibration error; accuracy, precision, recall and F1 at one half."""
+        found = {
+            "auc": metrics.auc,
+            "log_loss": metrics.log_loss,
+            "calibration_error": metrics.calibration_error,
+        }
+        at_half = {"accuracy": metrics.accuracy, "precision": metrics.precision}
+        at_half |= {"recall": metrics.recall, "f1": metrics.f1}
+        decided = (prediction >= 0.5).astype(np.float64)
+        return {name: metric(target, prediction) for name, metric in found.items()} | {
+            name: metric(target, decided) for name, metric in at_half.items()
+        }
+
+
+@dataclass(frozen=True)
+class Multiclass(Task):
+    """One of several kinds: categorical likelihood; the raw outputs are logits, one per class.
+
+    Args:
+        classes: The labels, in the order of the outputs.
+    """
+
+    classes: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if len(set(self.classes)) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(
+                f"task {self.name!r} needs at least two different classes, found {self.classes}."
+            )
+
+    @property
+    def width(self) -> int:
+        """One logit per class."""
+        return len(self.classes)
+
+    @property
+    def main(self) -> str:
+        """Share of rows whose likeliest class is the label."""
+        return "accuracy"
+
+    def _observed(self, column: pd.Series) -> Array:
+        known = pd.Index(self.classes, dtype=object)
+        position = np.asarray(known.get_indexer(column.astype(object)), dtype=np.float64)
+        if (position < 0).any():
+            found = column[position < 0].iloc[0]
+            raise ValueError(
+                f"column {self.column!r}, the target of task {self.name!r}, holds {found!r}, "
+                f"which is not among the classes {list(self.classes)}."
+            )
+        return position
+
+    def _constant(self, labels: Array) -> tuple[float, ...]:
+        counts = np.bincount(labels.astype(int), minlength=len(self.classes)) + 0.5
+        return tuple(np.log(counts / counts.sum()).tolist())
+
+    def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of logits (B, K)."""
+        return torch.nn.functional.cross_entropy(output, target.long(), reduction="none")
+
+    def link(self, output: Tensor) -> Tensor:
+        """Class probabilities (B, K)."""
+        return torch.softmax(output, 1)
+
+    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+        """Accuracy and mean log-loss; targets are positions in ``classes``."""
+        return {
+            "accuracy": metrics.accuracy(target, _likeliest(target, prediction)),
+            "log_loss": _class_log_loss(target, prediction),
+        }
+
+
+@dataclass(frozen=True)
+class Ordinal(Task):
+    """Ordered levels, such as stars: cumulative logits (McCullagh, 1980).
+
+    With levels 1..K the raw outputs (B, K-1) give c_1 = r_1 and c_k = c_{k-1} - softplus(r_k), and
+    P(y > level k) = sigmoid(c_k): decreasing in k for any output, so every row has valid probabilities.
+
+    Args:
+        levels: The labels from lowest to highest.
+    """
+
+    levels: tuple[float, ...] = (1, 2, 3, 4, 5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if len(self.levels) < 2 or any(a >= b for a, b in zip(self.levels, self.levels[1:], strict=False)):
+            raise ValueError(
+                f"task {self.name!r} needs at least two levels in rising order, found {self.levels}."
+            )
+
+    @property
+    def width(self) -> int:
+        """One cut between two neighbouring levels."""
+        return len(self.levels) - 1
+
+    @property
+    def main(self) -> str:
+        """Quadratic weighted kappa."""
+        return "kappa"
+
+    def _encode(self, values: Array) -> Array:
+        levels = np.asarray(self.levels, dtype=np.float64)
+        position = np.searchsorted(levels, values).clip(max=len(levels) - 1)
+        wrong = values[levels[position] != values]
+        if wrong.size:
+            raise ValueError(
+                f"column {self.column!r}, the target of task {self.name!r}, holds {wrong[0]:g}, "
+                f"which is not among the levels {list(self.levels)}."
+            )
+        return position.astype(np.float64)
+
+    def _constant(self, labels: Array) -> tuple[float, ...]:
+        counts = np.bincount(labels.astype(int), minlength=len(self.levels)) + 0.5
+        above = 1 - counts.cumsum()[:-1] / counts.sum()  # P(y > level k)
+        cut = np.log(above / (1 - above))
+        gaps = -np.diff(cut)
+        return (float(cut[0]), *np.log(np.expm1(gaps)).tolist())
+
+    def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Negative log-probability of the level, without a difference of two close sigmoids.
+
+        P(y = k) = sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) with a = c_{k-1}, b =
+        c_k, and 1 - exp(-softplus(r)) = sigmoid(r).
+        """
+        output = output.reshape(len(output), -1)  # with two levels the head gives (B,)
+        cut = _cuts(output)
+        end = torch.zeros_like(cut[:, :1])  # log 1: nothing lies above the last level or below the first
+        above = torch.cat([end, logsigmoid(cut)], 1)
+        below = torch.cat([logsigmoid(-cut), end], 1)
+        gap = torch.cat([end, logsigmoid(output[:, 1:]), end], 1)
+        return -(above + below + gap).gather(1, target.long().unsqueeze(1)).squeeze(1)
+
+    def link(self, output: Tensor) -> Tensor:
+        """Level probabilities (B, K)."""
+        above = torch.sigmoid(_cuts(output.reshape(len(output), -1)))
+        ends = torch.ones_like(above[:, :1])
+        return torch.cat([ends, above], 1) - torch.cat([above, torch.zeros_like(ends)], 1)
+
+    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+        """Kappa and accuracy of the likeliest level, log-loss, and RMSE and MAE of the expected level."""
+        levels = np.asarray(self.levels, dtype=np.float64)
+        likeliest, mean = _likeliest(target, prediction), prediction @ levels
+        label = np.full(len(target), np.nan)
+        seen = ~np.isnan(target)
+        label[seen] = levels[target[seen].astype(int)]
+        return {
+            "kappa": metrics.quadratic_weighted_kappa(target, likeliest),
+            "accuracy": metrics.accuracy(target, likeliest),
+            "log_loss": _class_log_loss(target, prediction),
+            "rmse": metrics.rmse(label, mean),
+            "mae": metrics.mae(label, mean),
+        }
+
+
+@dataclass(frozen=True)
+class Count(Task):
+    """How many: Poisson likelihood, the raw output is a log rate.
+
+    ``zero_inflated=True`` adds a logit of never: P(0) = pi + (1 - pi) exp(-rate) (Lambert, 1992).
+    """
+
+    zero_inflated: bool = False
+
+    @property
+    def width(self) -> int:
+        """Log rate, and the logit of a structural zero."""
+        return 2 if self.zero_inflated else 1
+
+    @property
+    def main(self) -> str:
+        """Mean Poisson deviance."""
+        return "poisson_deviance"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """A deviance: lower is better."""
+        return False
+
+    def _encode(self, values: Array) -> Array:
+        wrong = values[(values < 0) | (values != np.round(values))]
+        if wrong.size:
+            raise ValueError(
+                f"column {self.column!r}, the target of task {self.name!r}, must hold counts 0, 1, 2, ..., "
+                f"found {wrong[0]:g}."
+            )
+        return values
+
+    def _constant(self, labels: Array) -> tuple[float, ...]:
+        mean = max(float(labels.mean()), 0.5 / len(labels))
+        # half of the zeros taken for structural: a start, not an estimate
+        never = 0.5 * float((labels == 0).mean())
+        if not self.zero_inflated:
+            return (math.log(mean),)
+        never = min(max(never, 1e-3), 0.5)
+        return (math.log(mean / (1 - never)), math.log(never / (1 - never)))
+
+    def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Negative log-probability of the count."""
+        log_rate = output if not self.zero_inflated else output[:, 0]
+        poisson = log_rate.exp() - target * log_rate + torch.lgamma(target + 1)
+        if not self.zero_inflated:
+            return poisson
+        never, ever = logsigmoid(output[:, 1]), logsigmoid(-output[:, 1])
+        return torch.where(target == 0, -torch.logaddexp(never, ever - log_rate.exp()), poisson - ever)
+
+    def link(self, output: Tensor) -> Tensor:
+        """Expected count (B,)."""
+        if not self.zero_inflated:
+            return output.exp()
+        return output[:, 0].exp() * torch.sigmoid(-output[:, 1])
+
+    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+        """Poisson deviance, RMSE and MAE of the expected count."""
+        return {
+            "poisson_deviance": metrics.poisson_deviance(target, prediction),
+            "rmse": metrics.rmse(target, prediction),
+            "mae": metrics.mae(target, prediction),
+        }
+
+
+KINDS: tuple[type[Task], ...] = (Regression, Binary, Multiclass, Ordinal, Count)
+Kind = Literal["Regression", "Binary", "Multiclass", "Ordinal", "Count"]
+
+
+def targets(tasks: Sequence[Task], table: pd.DataFrame) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Read the labels and row weights of all tasks.
+
+    Returns:
+        ``y`` by task name, (N,) with NaN where not observed, and ``w`` by task name for tasks with a weight
+        column.
+
+    Raises:
+        KeyError: If the table lacks a column.
+        ValueError: If two tasks have one name, a label is impossible, or the weight of an observed label is
+            negative,
+            missing or infinite.
+    """
+    check_names(tasks)
+    y = {task.name: task.target(table) for task in tasks}
+    w = {}
+    for task in tasks:
+        if task.weight is None:
+            continue
+        values = _column(table, task.weight, f"the weight of task {task.name!r}").to_numpy(
+            dtype=np.float64, na_value=np.nan
+        )
+        used = values[~torch.isnan(y[task.name]).numpy()]
+        if not (np.isfinite(used) & (used >= 0)).all():
+            raise ValueError(
+                f"column {task.weight!r}, the weight of task {task.name!r}, must be finite and not negative "
+                "wherever the label is observed."
+            )
+        w[task.name] = torch.as_tensor(np.nan_to_num(values), dtype=torch.get_default_dtype())
+    return y, w
+
+
+def check_names(tasks: Sequence[Task]) -> None:
+    """Refuse no task at all, and two tasks of one name."""
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"give at least one task, each with a name of its own; found {names}.")
+
+
+def _column(table: pd.DataFrame, column: str, role: str) -> pd.Series:
+    if column not in table.columns:
+        raise KeyError(f"the table has no column {column!r}, {role}; it has {list(table.columns)[:12]}.")
+    copies = int((table.columns == column).sum())
+    if copies > 1:
+        raise ValueError(f"the table has {copies} columns named {column!r}, {role}: keep one.")
+    return table[column]
+
+
+def _cuts(output: Tensor) -> Tensor:
+    """Cumulative logits (B, K-1), falling from level to level."""
+    return torch.cat([output[:, :1], output[:, :1] - softplus(output[:, 1:]).cumsum(1)], 1)
+
+
+def _likeliest(target: Array, probability: Array) -> Array:
+    return np.where(np.isnan(target), np.nan, probability.argmax(1))
+
+
+def _class_log_loss(target: Array, probability: Array) -> float:
+    seen = ~np.isnan(target)
+    if not seen.any():
+        return math.nan
+    chosen = probability[seen, target[seen].astype(int)]
+    return float(-np.log(np.maximum(chosen, 1e-15)).mean())
