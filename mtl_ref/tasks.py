@@ -23,6 +23,8 @@ from . import metrics
 
 Array = NDArray[np.float64]
 
+_ERRORS = {"rmse": metrics.rmse, "mae": metrics.mae}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -68,8 +70,8 @@ class Task:
         """Turn raw outputs into natural units."""
         raise NotImplementedError
 
-    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
-        """Measure predictions in natural units against targets (N,) over a whole set; NaN is left out."""
+    def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
+        """Measure predictions in natural units against targets (N,), by row weight; NaN targets are left out."""
         raise NotImplementedError
 
     def _encode(self, values: Array) -> Array:
@@ -182,7 +184,7 @@ class Regression(Task):
 
     @property
     def higher_is_better(self) -> bool:
-        """An error: lower is better."""
+        """False, as an error is better when lower."""
         return False
 
     def fit(self, table: pd.DataFrame) -> Regression:
@@ -210,13 +212,15 @@ class Regression(Task):
         mean, log_variance = output.unbind(1)
         return torch.stack([mean * self.scale + self.location, torch.exp(log_variance) * self.scale**2], 1)
 
-    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+    def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """RMSE and MAE; with variance also the mean negative log-likelihood in the unit of the label."""
         mean = prediction[:, 0] if self.variance else prediction
-        found = {"rmse": metrics.rmse(target, mean), "mae": metrics.mae(target, mean)}
+        found = {name: metric(target, mean, weights) for name, metric in _ERRORS.items()}
         if self.variance:
-            squared = (target - mean) ** 2 / prediction[:, 1]
-            found["nll"] = float(np.nanmean((squared + np.log(2 * math.pi * prediction[:, 1])) / 2))
+            surprise = ((target - mean) ** 2 / prediction[:, 1] + np.log(2 * math.pi * prediction[:, 1])) / 2
+            seen = ~np.isnan(target)
+            kept = None if weights is None else weights[seen]
+            found["nll"] = float(np.average(surprise[seen], weights=kept)) if seen.any() else math.nan
         return found
 
 
@@ -255,19 +259,12 @@ class Binary(Task):
         """Probability of a yes."""
         return torch.sigmoid(output)
 
-    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+    def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """AUC, log-loss, expected calibration error; accuracy, precision, recall and F1 at one half."""
-        found = {
-            "auc": metrics.auc,
-            "log_loss": metrics.log_loss,
-            "calibration_error": metrics.calibration_error,
-        }
-        at_half = {"accuracy": metrics.accuracy, "precision": metrics.precision}
-        at_half |= {"recall": metrics.recall, "f1": metrics.f1}
-        decided = (prediction >= 0.5).astype(np.float64)
-        return {name: metric(target, prediction) for name, metric in found.items()} | {
-            name: metric(target, decided) for name, metric in at_half.items()
-        }
+        scores = {"auc": metrics.auc, "log_loss": metrics.log_loss}
+        scores |= {"calibration_error": metrics.calibration_error, "accuracy": metrics.accuracy}
+        scores |= {"precision": metrics.precision, "recall": metrics.recall, "f1": metrics.f1}
+        return {name: metric(target, prediction, weights) for name, metric in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -321,11 +318,11 @@ class Multiclass(Task):
         """Class probabilities (B, K)."""
         return torch.softmax(output, 1)
 
-    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+    def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """Accuracy and mean log-loss; targets are positions in ``classes``."""
         return {
-            "accuracy": metrics.accuracy(target, _likeliest(target, prediction)),
-            "log_loss": _class_log_loss(target, prediction),
+            "accuracy": metrics.accuracy(target, prediction, weights),
+            "log_loss": metrics.log_loss(target, prediction, weights),
         }
 
 
@@ -398,20 +395,16 @@ class Ordinal(Task):
         ends = torch.ones_like(above[:, :1])
         return torch.cat([ends, above], 1) - torch.cat([above, torch.zeros_like(ends)], 1)
 
-    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+    def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """Kappa and accuracy of the likeliest level, log-loss, and RMSE and MAE of the expected level."""
         levels = np.asarray(self.levels, dtype=np.float64)
-        likeliest, mean = _likeliest(target, prediction), prediction @ levels
-        label = np.full(len(target), np.nan)
-        seen = ~np.isnan(target)
-        label[seen] = levels[target[seen].astype(int)]
+        likeliest = np.where(np.isnan(target), np.nan, prediction.argmax(1))
+        label = np.append(levels, np.nan)[np.where(np.isnan(target), len(levels), target).astype(int)]
         return {
-            "kappa": metrics.quadratic_weighted_kappa(target, likeliest),
-            "accuracy": metrics.accuracy(target, likeliest),
-            "log_loss": _class_log_loss(target, prediction),
-            "rmse": metrics.rmse(label, mean),
-            "mae": metrics.mae(label, mean),
-        }
+            "kappa": metrics.quadratic_weighted_kappa(target, likeliest, weights),
+            "accuracy": metrics.accuracy(target, prediction, weights),
+            "log_loss": metrics.log_loss(target, prediction, weights),
+        } | {name: metric(label, prediction @ levels, weights) for name, metric in _ERRORS.items()}
 
 
 @dataclass(frozen=True)
@@ -435,7 +428,7 @@ class Count(Task):
 
     @property
     def higher_is_better(self) -> bool:
-        """A deviance: lower is better."""
+        """False, as a deviance is better when lower."""
         return False
 
     def _encode(self, values: Array) -> Array:
@@ -471,13 +464,10 @@ class Count(Task):
             return output.exp()
         return output[:, 0].exp() * torch.sigmoid(-output[:, 1])
 
-    def metrics(self, target: Array, prediction: Array) -> dict[str, float]:
+    def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """Poisson deviance, RMSE and MAE of the expected count."""
-        return {
-            "poisson_deviance": metrics.poisson_deviance(target, prediction),
-            "rmse": metrics.rmse(target, prediction),
-            "mae": metrics.mae(target, prediction),
-        }
+        errors = {"poisson_deviance": metrics.poisson_deviance} | _ERRORS
+        return {name: metric(target, prediction, weights) for name, metric in errors.items()}
 
 
 KINDS: tuple[type[Task], ...] = (Regression, Binary, Multiclass, Ordinal, Count)
@@ -535,15 +525,3 @@ def _column(table: pd.DataFrame, column: str, role: str) -> pd.Series:
 def _cuts(output: Tensor) -> Tensor:
     """Cumulative logits (B, K-1), falling from level to level."""
     return torch.cat([output[:, :1], output[:, :1] - softplus(output[:, 1:]).cumsum(1)], 1)
-
-
-def _likeliest(target: Array, probability: Array) -> Array:
-    return np.where(np.isnan(target), np.nan, probability.argmax(1))
-
-
-def _class_log_loss(target: Array, probability: Array) -> float:
-    seen = ~np.isnan(target)
-    if not seen.any():
-        return math.nan
-    chosen = probability[seen, target[seen].astype(int)]
-    return float(-np.log(np.maximum(chosen, 1e-15)).mean())

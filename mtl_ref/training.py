@@ -86,10 +86,10 @@ def fit(
         seed: Seed of row order and dropout.
 
     Returns:
-        History, one row an epoch: ``epoch``, ``learning_rate``, ``train_loss`` (as combined), and per task
-        ``train_<task>`` (mean loss over observed labels), ``weight_<task>`` (lambda, or the rule's weight),
-        ``validation_<task>`` and ``validation_<task>_<metric>``; ``validation_loss`` is the sum of the tasks'
-        validation losses.
+        The history, one row an epoch, with columns ``epoch``, ``learning_rate``, ``train_loss`` (as
+        combined), and per task ``train_<task>`` (mean loss over observed labels), ``weight_<task>`` (lambda,
+        or the rule's weight), ``validation_<task>`` and ``validation_<task>_<metric>``; ``validation_loss``
+        is the sum of the tasks' validation losses.
 
     Raises:
         ValueError: If arguments contradict each other or the data lack a task.
@@ -332,7 +332,8 @@ def _validate(model: nn.Module, tasks: Sequence[Task], held_out: Batches) -> dic
         for task, loss in zip(tasks, losses, strict=True):
             row[f"validation_{task.name}"] = loss
             label = y[task.name].cpu().numpy().astype(np.float64)
-            found = task.metrics(label, task.link(outputs[task.name]).cpu().numpy())
+            weight = w[task.name].cpu().numpy() if task.name in w else None
+            found = task.metrics(label, task.link(outputs[task.name]).cpu().numpy(), weight)
             row |= {f"validation_{task.name}_{metric}": value for metric, value in found.items()}
     return row
 

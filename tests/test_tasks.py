@@ -270,6 +270,20 @@ def test_metrics_leave_out_missing_labels_and_use_natural_units() -> None:
     assert math.isnan(nothing["log_loss"])
 
 
+def test_a_row_weight_counts_in_the_metrics_as_rows_do(task: Task) -> None:
+    predictions, label, _ = case(task)
+    found = task.link(predictions[task.name]).detach().numpy()
+    twice = np.concatenate([np.arange(ROWS), [5, 5]])
+    weight = np.ones(ROWS)
+    weight[5] = 3
+    weighted = task.metrics(label.numpy(), found, weight)
+    repeated = task.metrics(label.numpy()[twice], found[twice])
+    weighted.pop("calibration_error", None)  # its bins hold equal numbers of rows
+    assert all(
+        value == pytest.approx(repeated[name], rel=1e-9, nan_ok=True) for name, value in weighted.items()
+    )
+
+
 def test_every_task_names_a_main_metric_that_it_computes(task: Task) -> None:
     predictions, label, _ = case(task)
     found = task.metrics(label.numpy(), task.link(predictions[task.name]).detach().numpy())
