@@ -2,8 +2,7 @@
 
 The files follow the seven steps of a multi-task project, in the order in which data flows:
 
-1. data: ``shop`` and ``market`` (a simulated shop: its truth, and serving it), ``datasets`` (real ones,
-verified)
+1. data: ``shop`` and ``market`` (a simulated shop whose truth is known), ``datasets`` (real)
 2. features: ``features`` (tables to numbers), ``batches`` (tensors to mini-batches)
 3. tasks: ``metrics``, ``tasks`` (likelihood, link and metrics of one target column)
 4. model: ``encoders`` (F), ``models`` (F with one head G_i per task)

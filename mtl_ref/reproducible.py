@@ -48,7 +48,7 @@ def _stable_figures() -> None:
     matplotlib.rcParams["svg.hashsalt"] = "mtl_ref"  # else ids inside an SVG are random
     matplotlib.rcParams["svg.fonttype"] = "path"
     if get_ipython() is not None:
-        stamps = {"Date": None, "Creator": None, "Software": None}
+        stamps = {"Date": None, "Creator": None}
         show: Callable[..., None] = set_matplotlib_formats
         show("svg", "png", bbox_inches="tight", metadata=stamps)
 

@@ -71,7 +71,7 @@ class Task:
         raise NotImplementedError
 
     def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
-        """Measure predictions in natural units against targets (N,), by row weight; NaN targets are left out."""
+        """Measure predictions in natural units against targets (N,), by row weight; NaN is left out."""
         raise NotImplementedError
 
     def _encode(self, values: Array) -> Array:

@@ -1,0 +1,155 @@
+"""A study: many trainings, stored as rows that can be recomputed one by one.
+
+A study is a function ``unit(replicate, model) -> rows``. ``run`` computes the units that are not stored yet,
+so that a study that was cut off continues, and writes two files in ``data/results``: ``NAME.csv`` (one row
+per replicate, model, task and metric) and ``NAME.json`` (command, code hash, versions, what was declared
+beforehand). The tests recompute a unit chosen at random and refuse results whose code has changed. After a
+change that should not matter, ``python benchmarks/NAME.py confirm 5`` recomputes five random units and
+accepts the new code only if all agree.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import platform
+import random
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "data" / "results"
+KEY = ["replicate", "model", "task", "metric"]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is computed, how often, and from which code.
+
+    Args:
+        name: Stem of the two result files; the script is ``benchmarks/NAME.py``.
+        unit: Computes the rows of one model in one replicate.
+        models: Names handed to ``unit``.
+        replicates: Number of replicates, each a new draw of the data, initial weights and batch order.
+        code: Package files that the numbers depend on, without ``.py``.
+        trainings: Number of trainings in all, declared before the first run.
+        hours: Declared limit in hours on one core.
+        data: Data sets it needs (names of ``mtl_ref.datasets``).
+    """
+
+    name: str
+    unit: Callable[[int, str], Rows]
+    models: Sequence[str]
+    replicates: int
+    code: Sequence[str]
+    trainings: int
+    hours: float
+    data: Sequence[str] = ()
+
+    @property
+    def csv(self) -> Path:
+        """Where the rows are."""
+        return RESULTS / f"{self.name}.csv"
+
+    def code_hash(self) -> str:
+        """Hash of the code that makes the numbers; comments, docstrings and layout do not count."""
+        files = [
+            ROOT / "benchmarks" / f"{self.name}.py",
+            *(ROOT / "mtl_ref" / f"{part}.py" for part in self.code),
+        ]
+        return hashlib.sha256("\n".join(_meaning(path) for path in files).encode()).hexdigest()[:16]
+
+    def run(self, replicates: Iterable[int] | None = None) -> pd.DataFrame:
+        """Compute what is missing, storing after every unit."""
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        about = {
+            "command": f"python benchmarks/{self.name}.py",
+            "code": self.code_hash(),
+            "declared": {"trainings": self.trainings, "hours": self.hours, "replicates": self.replicates},
+            "data": list(self.data),
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in ("torch", "numpy", "pandas", "scikit-learn")},
+        }
+        described = self.csv.with_suffix(".json")
+        stored = pd.DataFrame(columns=[*KEY, "value"])
+        if self.csv.exists() and described.exists():
+            if json.loads(described.read_text())["code"] == about["code"]:
+                stored = pd.read_csv(self.csv)
+        described.write_text(json.dumps(about, indent=1) + "\n")
+        for replicate in replicates if replicates is not None else range(self.replicates):
+            for model in self.models:
+                if ((stored["replicate"] == replicate) & (stored["model"] == model)).any():
+                    continue
+                fresh = pd.DataFrame(self.unit(replicate, model))
+                fresh.insert(0, "replicate", replicate)
+                fresh.insert(1, "model", model)
+                stored = pd.concat([stored, fresh], ignore_index=True) if len(stored) else fresh
+                stored.to_csv(self.csv, index=False, float_format="%.8g")
+                print(f"{self.name}: replicate {replicate}, {model}", file=sys.stderr, flush=True)
+        order = {model: position for position, model in enumerate(self.models)}
+        stored = stored.sort_values("model", key=lambda m: m.map(order), kind="stable")
+        stored = stored.sort_values("replicate", kind="stable")
+        stored.to_csv(self.csv, index=False, float_format="%.8g")
+        return stored
+
+    def recompute(self, replicate: int, model: str) -> pd.DataFrame:
+        """Compute a stored unit again; columns ``task, metric, stored, again``."""
+        stored = pd.read_csv(self.csv).query("replicate == @replicate and model == @model")
+        again = pd.DataFrame(self.unit(replicate, model))
+        both = stored.merge(again, on=["task", "metric"], suffixes=("_stored", "_again"), how="outer")
+        return both.rename(columns={"value_stored": "stored", "value_again": "again"})
+
+    def confirm(self, count: int) -> None:
+        """Accept changed code for stored rows, if ``count`` random units still agree to 6 digits.
+
+        Raises:
+            SystemExit: If a unit differs; nothing is changed then.
+        """
+        described = self.csv.with_suffix(".json")
+        units = pd.read_csv(self.csv)[["replicate", "model"]].drop_duplicates().to_numpy().tolist()
+        for replicate, model in random.SystemRandom().sample(units, count):
+            both = self.recompute(replicate, model)
+            if not np.allclose(both["stored"], both["again"], rtol=1e-6, equal_nan=True):
+                raise SystemExit(
+                    f"{self.name}: replicate {replicate}, {model} differs: run the study again.\n{both}"
+                )
+            print(f"{self.name}: replicate {replicate}, {model} agrees", file=sys.stderr, flush=True)
+        about = json.loads(described.read_text()) | {"code": self.code_hash(), "confirmed_units": count}
+        described.write_text(json.dumps(about, indent=1) + "\n")
+
+    def main(self) -> None:
+        """Run the study, or ``confirm COUNT``."""
+        if sys.argv[1:2] == ["confirm"]:
+            self.confirm(int(sys.argv[2]))
+        else:
+            self.run()
+
+
+def choose(trials: Sequence[Any], fit: Callable[[Any], tuple[float, Any]]) -> tuple[Any, Any]:
+    """Run every trial; return the one with the best validation score, and what it brought.
+
+    Every model of a study gets the same number of trials: that is what "equal budget" means in them.
+    """
+    scored = [(fit(trial), trial) for trial in trials]
+    (_, result), trial = max(scored, key=lambda entry: entry[0][0])
+    return trial, result
+
+
+def _meaning(path: Path) -> str:
+    """The syntax tree of a file without its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                node.body = body[1:]  # type: ignore[attr-defined]
+    return ast.dump(tree)
