@@ -1,0 +1,86 @@
+"""Claims are tests that can fail: under spoiled data each of these claims raises AssertionError.
+
+To add one, add a row: the notebook, the id of the claim's cell, and code that spoils the data it rests on.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import nbformat
+import pytest
+
+from tests.conftest import skip_or_fail
+from tests.notebooks.perturb import Perturbation, outcomes
+from tools.run_notebooks import ROOT, missing_data
+
+PERTURBATIONS: list[Perturbation] = []
+
+NOTEBOOKS = {
+    name: list(rows)
+    for name, rows in groupby(sorted(PERTURBATIONS, key=lambda p: p.notebook), key=lambda p: p.notebook)
+}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_claims_fail_when_their_data_are_spoiled(notebook, monkeypatch):
+    path = ROOT / notebook
+    if missing := missing_data(path):
+        skip_or_fail(f"needs data: {', '.join(missing)}", "MTL_REQUIRE_DATA")
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    found = outcomes(path, NOTEBOOKS[notebook])
+    assert {name: trouble for name, trouble in found.items() if trouble} == {}
+    assert len(found) == len(NOTEBOOKS[notebook])
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A notebook with a claim that its data decide, and one that nothing could break."""
+    cells = [
+        ("data", "scores = [1.0, 2.0, 3.0]"),
+        ("mean", "mean = sum(scores) / len(scores)"),
+        ("decided", "assert mean > 1.5"),
+        ("empty", "assert len(str(mean)) > 0"),
+    ]
+    notebook = nbformat.v4.new_notebook()
+    for name, source in cells:
+        notebook.cells.append(nbformat.v4.new_code_cell(source, id=name))
+    path = tmp_path / "tiny.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_the_mechanism_tells_a_claim_from_an_empty_phrase(tiny):
+    decided = Perturbation("tiny.ipynb", "decided", "mean = 0.0")
+    empty = Perturbation("tiny.ipynb", "empty", "mean = 0.0")
+    found = outcomes(tiny, [decided, empty])
+    assert found[decided.name] == ""
+    assert "the claim held although the data were spoiled" in found[empty.name]
+
+
+def test_cells_between_the_data_and_the_claim_can_run_again(tiny):
+    row = Perturbation("tiny.ipynb", "decided", "scores = [0.0, 1.0]", rerun=("mean",))
+    assert outcomes(tiny, [row]) == {row.name: ""}
+
+
+def test_a_change_stays_beside_the_notebook(tiny):
+    first = Perturbation("tiny.ipynb", "decided", "mean = 0.0")
+    second = Perturbation("tiny.ipynb", "decided", "mean = mean")
+    found = outcomes(tiny, [first, second])
+    assert found[first.name] == ""
+    assert "held although" in found[second.name]
+
+
+def test_a_change_of_the_notebook_itself_is_named(tiny):
+    row = Perturbation("tiny.ipynb", "decided", "import __main__; __main__.mean = mean = 0.0")
+    assert outcomes(tiny, [row])[row.name].startswith("the change spoiled the notebook itself")
+
+
+def test_an_error_in_the_change_is_not_a_failed_claim(tiny):
+    row = Perturbation("tiny.ipynb", "decided", "mean = undefined_name")
+    assert outcomes(tiny, [row])[row.name].startswith("NameError")
+
+
+def test_an_unknown_cell_is_named(tiny):
+    with pytest.raises(KeyError, match="no code cell other"):
+        outcomes(tiny, [Perturbation("tiny.ipynb", "other", "mean = 0.0")])
