@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import random
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 
@@ -67,7 +68,9 @@ def need(module: str, extra: str) -> ModuleType:
         ImportError: If it is not installed; the message names the extra.
     """
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():  # tqdm remarks that a notebook has no widgets; nobody asked for any
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
             f"{module.split('.')[0]} is needed here and is not installed: "
