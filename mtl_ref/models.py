@@ -46,6 +46,14 @@ class Head(nn.Module):
         return output.squeeze(1) if output.shape[1] == 1 else output
 
 
+class ByTask(nn.ModuleDict):
+    """Modules by task name. A task may be called ``items``, which ``nn.ModuleDict`` itself refuses."""
+
+    def __setitem__(self, key: str, module: nn.Module) -> None:
+        """Register a module without asking whether its name is one of a dictionary's methods."""
+        self._modules[key] = module
+
+
 class SharedEncoder(nn.Module):
     """Hard parameter sharing (Caruana, 1997): y_i = G_i(F(x)).
 
@@ -77,7 +85,7 @@ class SharedEncoder(nn.Module):
             )
         self.encoder = encoder
         width = _width(encoder)
-        self.heads = nn.ModuleDict({task.name: Head(width, head, task) for task in tasks})
+        self.heads = ByTask({task.name: Head(width, head, task) for task in tasks})
         self.head, self.stop_gradient = tuple(head), frozenset(stop_gradient)
 
     @property
@@ -131,10 +139,10 @@ class SingleTask(nn.Module):
     ) -> None:
         super().__init__()
         check_names(tasks)
-        self.encoders = nn.ModuleDict({task.name: make_encoder() for task in tasks})
+        self.encoders = ByTask({task.name: make_encoder() for task in tasks})
         if len({id(encoder) for encoder in self.encoders.values()}) != len(tasks):
             raise ValueError("make_encoder must build a new encoder at each call, found the same one twice.")
-        self.heads = nn.ModuleDict({t.name: Head(_width(self.encoders[t.name]), head, t) for t in tasks})
+        self.heads = ByTask({t.name: Head(_width(self.encoders[t.name]), head, t) for t in tasks})
         self.head = tuple(head)
 
     @property

@@ -366,7 +366,7 @@ def _forest(
             axis.set_yticks(range(len(names)), [str(name) for name in names])
             axis.tick_params(axis="y", length=0)
             axis.spines["left"].set_visible(False)
-            axis.locator_params(axis="x", nbins=5)
+            axis.locator_params(axis="x", nbins=3)
             if task:
                 _name(axis, task)
         axes[-1].set_xlabel(axis_name)

@@ -33,6 +33,7 @@ def setup(seed: int = 0, threads: int = 1, float64: bool = True) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
+    importlib.import_module("threadpoolctl").threadpool_limits(threads)  # scikit-learn obeys it
     torch.use_deterministic_algorithms(True)
     torch.set_default_dtype(torch.float64 if float64 else torch.float32)
     _stable_figures()

@@ -6,68 +6,67 @@
 from __future__ import annotations
 
 import os
-import shutil
-from pathlib import Path
+import re
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# The reasons of skips for want of something, and the variable that makes such a skip a failure.
+WANTING = {
+    re.compile(r"needs data: "): "MTL_REQUIRE_DATA",
+    re.compile(r"no (browser|playwright|axe-playwright-python|built site)\b"): "MTL_REQUIRE_BROWSER",
+}
 
 
-def browser_path() -> str | None:
-    """The Chromium that the browser tests drive: MTL_BROWSER, or the first on the path."""
-    named = os.environ.get("MTL_BROWSER")
-    return named or next((found for name in BROWSERS if (found := shutil.which(name))), None)
+def reason_of(report: pytest.TestReport) -> str:
+    """Why a test was skipped."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return reason.removeprefix("Skipped: ")
 
 
-def skip_or_fail(reason: str, required_by: str) -> None:
-    """Skip, or fail where the environment variable ``required_by`` is 1."""
-    if os.environ.get(required_by) == "1":
-        pytest.fail(f"{reason} ({required_by}=1)", pytrace=False)
-    pytest.skip(reason)
+def required_by(reason: str) -> str | None:
+    """The variable that forbids a skip with this reason; None if the skip is not for want of something."""
+    return next((variable for pattern, variable in WANTING.items() if pattern.match(reason)), None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked ``data`` where one of its data sets is missing."""
     for mark in item.iter_markers("data"):
         from mtl_ref import datasets
 
         missing = [name for name in mark.args if not datasets.available(name)]
         if missing:
-            skip_or_fail(f"needs data: {', '.join(missing)}", "MTL_REQUIRE_DATA")
-    if item.get_closest_marker("browser") and browser_path() is None:
-        skip_or_fail("needs a browser: Chromium", "MTL_REQUIRE_BROWSER")
+            pytest.skip(f"needs data: {', '.join(missing)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Make a skip for want of data or a browser a failure where it is required."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        variable = required_by(reason_of(report))
+        if variable and os.environ.get(variable) == "1":
+            report.outcome, report.longrepr = "failed", f"{reason_of(report)} ({variable}=1)"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """Name the tests that were skipped for want of data or a browser."""
     wanting: dict[str, list[str]] = {}
     for report in terminalreporter.stats.get("skipped", []):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        reason = reason.removeprefix("Skipped: ")
-        if reason.startswith("needs "):
-            wanting.setdefault(reason, []).append(report.nodeid.removeprefix("tests/"))
+        if required_by(reason_of(report)):
+            wanting.setdefault(reason_of(report), []).append(report.nodeid.removeprefix("tests/"))
     for reason, names in wanting.items():
         terminalreporter.write_line(f"SKIPPED tests ({len(names)}) {reason}: {'; '.join(names)}")
 
 
 @pytest.fixture(autouse=True)
-def one_thread_and_same_dtype():
-    """Each test starts on one thread with float32 defaults, whatever the one before it set."""
-    threads, dtype, deterministic = (
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.are_deterministic_algorithms_enabled(),
-    )
+def as_it_was():
+    """Each test starts on one thread; dtype, threads and determinism are put back after it."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
-
-
-@pytest.fixture
-def browser() -> str:
-    """Path of the browser of a test marked ``browser``."""
-    return browser_path() or ""

@@ -142,6 +142,15 @@ def test_the_order_of_the_tasks_permutes_the_predictions_only() -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_task_may_have_the_name_of_a_dictionarys_method() -> None:
+    tasks = [Binary("items"), Binary("keys"), Binary("values")]
+    for model in (SharedEncoder(encoder(), tasks), SingleTask(encoder, tasks)):
+        assert set(model(inputs())) == {"items", "keys", "values"}
+        again = build(model.config, tasks)
+        again.load_state_dict(model.state_dict())
+        assert torch.equal(again(inputs())["items"], model(inputs())["items"])
+
+
 def test_a_head_starts_at_the_constant_of_its_task() -> None:
     model = SharedEncoder(encoder(), TASKS)
     assert model.heads["purchase"].output.bias.item() == -3
