@@ -50,6 +50,25 @@ PERTURBATIONS: list[Perturbation] = [
     Perturbation(DATA, "claim-leak", "clicks = clicks.assign(times_bought=0)", rerun=("score-leaky",)),
     Perturbation(DATA, "claim-pages", "shoppers = shoppers.assign(page_values=0)", rerun=("page-values",)),
     Perturbation(DATA, "claim-lag", "calendar = lagged"),
+    Perturbation(SCRATCH, "claim-mask", "masked_mean = lambda f, o, l, w=None: f(o, l.nan_to_num()).mean()"),
+    Perturbation(
+        SCRATCH,
+        "claim-start",
+        "runs = runs.rename(columns={'rate': 'random', 'random': 'rate'}, level=0)",
+        rerun=("start-differences",),
+    ),
+    Perturbation(
+        SCRATCH,
+        "claim-end",
+        "runs = runs.sort_index(ascending=False).set_index(runs.index)",
+        rerun=("start-differences",),
+    ),
+    Perturbation(
+        SCRATCH,
+        "claim-loop",
+        "ROW_LOSS = ROW_LOSS | {'rating': lambda o, l: (o - l) ** 2 / 2}",
+        rerun=("model-check", "loop", "loop-check"),
+    ),
     Perturbation(
         EVALUATE,
         "claim-one-epoch",
