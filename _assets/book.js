@@ -7,6 +7,7 @@
   });
   addEventListener("load", () => setTimeout(mark, 50));
   addEventListener("resize", mark);
+  addEventListener("toggle", mark, true);  // a folded cell was opened
 })();
 
 // Search from file:// finds pages as it does from a server, but may not read them for an excerpt.

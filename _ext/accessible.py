@@ -30,7 +30,7 @@ FIXES = [
     (r' role="doc-biblioentry"', ""),
     (r'<div role="list" class="citation-list">', '<div class="citation-list">'),
     # pandas: an empty header cell above the index.
-    (r"<th></th>", r"<td></td>"),
+    (r'<th((?: class="[^"]*")?)>(?:<p></p>)?</th>', r"<td\1></td>"),
     # sphinx-exercise: every exercise and solution repeats the same id.
     (r'<section id="(?:exercise|solution)-content">', r'<section class="mtl-exercise-content">'),
 ]

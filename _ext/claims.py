@@ -78,6 +78,7 @@ class MarkClaims(SphinxTransform):
                 rest = LINE.sub("", block.astext()).strip("\n")
                 if notes and not rest:
                     block.replace_self(notes)
+                    notes[0]["classes"] = ["mtl-claim"]  # it has taken over those of a printed output
                 elif notes:
                     block.parent.extend(notes)
                     block.replace_self(nodes.literal_block(rest, rest, **block.attributes))

@@ -81,7 +81,7 @@ def inline(svg: str, prefix: str, alt: str, colours: bool = True) -> str:
     kept = re.sub(
         r'\s(width|height|style|role|aria-\w+|version|id|class|preserveAspectRatio)="[^"]*"', "", root[0]
     )
-    style = f"max-width: {width:.0f}px; {general.strip()}" if width else general.strip()
+    style = f"--natural: {width:.0f}px; {general.strip()}" if width else general.strip()
     head = kept.replace(
         "<svg",
         f'<svg class="mtl-figure" role="img" aria-label="{html.escape(alt)}" style="{style.strip()}"',

@@ -76,6 +76,8 @@ INVENTORIES: dict[str, tuple[str, str, dict[str, tuple[str, str]]]] = {
                 "class",
                 "generated/torch.nn.parameter.Parameter.html#torch.nn.parameter.Parameter",
             ),
+            "torch.nn.modules.container.ModuleDict": ("class", TORCH.format("nn.ModuleDict")),
+            "torch.nn.modules.container.ModuleList": ("class", TORCH.format("nn.ModuleList")),
             "torch.nn.modules.container.Sequential": ("class", TORCH.format("nn.Sequential")),
             # Short names as they stand in annotations that are never evaluated.
             "Tensor": ("class", "tensors.html#torch.Tensor"),

@@ -1,17 +1,17 @@
 // The part of MathJax 3 that this book uses, in one file: TeX (base, AMS, macros), CommonHTML with its fonts as woff2, and
-// hidden MathML for screen readers. No menu, no loader. tools/vendor.py bundles it to _assets/vendor/mathjax/mathjax.js.
-import { mathjax } from "mathjax-full/js/mathjax.js";
-import { TeX } from "mathjax-full/js/input/tex.js";
-import { CHTML } from "mathjax-full/js/output/chtml.js";
-import { TeXFont } from "mathjax-full/js/output/chtml/fonts/tex.js";
-import { browserAdaptor } from "mathjax-full/js/adaptors/browserAdaptor.js";
-import { RegisterHTMLHandler } from "mathjax-full/js/handlers/html.js";
-import { AssistiveMmlHandler } from "mathjax-full/js/a11y/assistive-mml.js";
-import "mathjax-full/js/input/tex/base/BaseConfiguration.js";
-import "mathjax-full/js/input/tex/ams/AmsConfiguration.js";
-import "mathjax-full/js/input/tex/boldsymbol/BoldsymbolConfiguration.js";
-import "mathjax-full/js/input/tex/configmacros/ConfigMacrosConfiguration.js";
-import "mathjax-full/js/input/tex/newcommand/NewcommandConfiguration.js";
+// hidden MathML for screen readers. No menu, no loader. From the TypeScript sources, which bundle a quarter smaller. tools/vendor.py bundles it to _assets/vendor/mathjax/mathjax.js.
+import { mathjax } from "mathjax-full/ts/mathjax.ts";
+import { TeX } from "mathjax-full/ts/input/tex.ts";
+import { CHTML } from "mathjax-full/ts/output/chtml.ts";
+import { TeXFont } from "mathjax-full/ts/output/chtml/fonts/tex.ts";
+import { browserAdaptor } from "mathjax-full/ts/adaptors/browserAdaptor.ts";
+import { RegisterHTMLHandler } from "mathjax-full/ts/handlers/html.ts";
+import { AssistiveMmlHandler } from "mathjax-full/ts/a11y/assistive-mml.ts";
+import "mathjax-full/ts/input/tex/base/BaseConfiguration.ts";
+import "mathjax-full/ts/input/tex/ams/AmsConfiguration.ts";
+import "mathjax-full/ts/input/tex/boldsymbol/BoldsymbolConfiguration.ts";
+import "mathjax-full/ts/input/tex/configmacros/ConfigMacrosConfiguration.ts";
+import "mathjax-full/ts/input/tex/newcommand/NewcommandConfiguration.ts";
 
 const fontURL = new URL("fonts", document.currentScript.src).href;
 for (const rule of Object.values(TeXFont.defaultFonts)) {

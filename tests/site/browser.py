@@ -24,7 +24,7 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 
 def chromium() -> str | None:
     """The browser to drive: CHROMIUM, or the first that is installed."""
-    names = ("chromium", "chromium-browser", "google-chrome")
+    names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
