@@ -210,6 +210,7 @@ STUDY = Study(
         "features",
         "batches",
         "metrics",
+        "labels",
         "tasks",
         "encoders",
         "models",

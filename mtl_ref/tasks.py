@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
 
-from . import metrics
+from . import labels, metrics
 
 Array = NDArray[np.float64]
 
@@ -35,7 +35,14 @@ class Task:
         column: Target column of the table; the name by default. NaN marks a label that was not observed.
         weight: Column of row weights (inverse propensity, sampling correction, price), if any.
         initial: Raw output of the best constant, found by ``fit``; heads start from it.
+
+    Attributes:
+        main: The metric by which the task is judged first.
+        higher_is_better: Direction of the main metric.
     """
+
+    main: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
 
     name: str
     column: str = ""
@@ -52,16 +59,6 @@ class Task:
         """Raw outputs per row; with 1 the output is (B,), else (B, width)."""
         return 1
 
-    @property
-    def main(self) -> str:
-        """The metric by which the task is judged first."""
-        raise NotImplementedError
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Direction of the main metric."""
-        return True
-
     def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Negative log-likelihood of each row, (B,), from raw outputs (B,) or (B, width) and targets (B,)."""
         raise NotImplementedError
@@ -74,12 +71,12 @@ class Task:
         """Measure predictions in natural units against targets (N,), by row weight; NaN is left out."""
         raise NotImplementedError
 
-    def _encode(self, values: Array) -> Array:
-        """Check observed labels and turn them into what ``row_loss`` reads."""
-        return values
+    def _read(self, column: pd.Series, role: str) -> Array:
+        """Observed labels as ``row_loss`` reads them."""
+        return labels.numbers(column, role)
 
-    def _constant(self, labels: Array) -> tuple[float, ...]:
-        """Raw output of the best constant prediction for observed, encoded labels."""
+    def _constant(self, seen: Array) -> tuple[float, ...]:
+        """Raw output of the best constant prediction for observed, encoded seen."""
         return (0.0,) * self.width
 
     def target(self, table: pd.DataFrame) -> Tensor:
@@ -92,26 +89,13 @@ class Task:
             KeyError: If the table lacks the column.
             ValueError: If it holds labels that the likelihood cannot have.
         """
-        column = _column(table, self.column, f"the target of task {self.name!r}")
+        role = f"the target of task {self.name!r}"
+        column = labels.find_column(table, self.column, role)
         missing = column.isna().to_numpy()
         values = np.full(len(column), np.nan)
-        values[~missing] = self._encode(self._observed(column[~missing]))
+        if not missing.all():
+            values[~missing] = self._read(column[~missing], role)
         return torch.as_tensor(values, dtype=torch.get_default_dtype())
-
-    def _observed(self, column: pd.Series) -> Array:
-        """Observed labels as floats."""
-        try:
-            values = column.to_numpy(dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"column {self.column!r}, the target of task {self.name!r}, must hold numbers, "
-                f"found {column.iloc[0]!r} ({column.dtype})."
-            ) from None
-        if not np.isfinite(values).all():
-            raise ValueError(
-                f"column {self.column!r}, the target of task {self.name!r}, holds an infinite value."
-            )
-        return values
 
     def fit(self, table: pd.DataFrame) -> Task:
         """Learn from the training rows what the likelihood needs to start well.
@@ -122,11 +106,11 @@ class Task:
         Raises:
             ValueError: If no label is observed.
         """
-        labels = self.target(table).numpy().astype(np.float64)
-        labels = labels[~np.isnan(labels)]
-        if not labels.size:
+        seen = self.target(table).numpy().astype(np.float64)
+        seen = seen[~np.isnan(seen)]
+        if not seen.size:
             raise ValueError(f"task {self.name!r}: no label is observed in column {self.column!r}.")
-        return replace(self, initial=self._constant(labels))
+        return replace(self, initial=self._constant(seen))
 
     def loss(self, predictions: Mapping[str, Tensor], target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Average the row losses over the observed labels, by weight.
@@ -168,6 +152,9 @@ class Regression(Task):
     labels, so that the loss does not depend on the unit of the label.
     """
 
+    main: ClassVar[str] = "rmse"
+    higher_is_better: ClassVar[bool] = False
+
     location: float = 0.0
     scale: float = 1.0
     variance: bool = False
@@ -177,24 +164,14 @@ class Regression(Task):
         """One mean, or mean and log variance."""
         return 2 if self.variance else 1
 
-    @property
-    def main(self) -> str:
-        """Root mean squared error, in the unit of the label."""
-        return "rmse"
-
-    @property
-    def higher_is_better(self) -> bool:
-        """False, as an error is better when lower."""
-        return False
-
     def fit(self, table: pd.DataFrame) -> Regression:
         """Take location and scale from the observed training labels."""
         fitted = super().fit(table)
-        labels = self.target(table)
-        labels = labels[~torch.isnan(labels)]
-        scale = labels.std(correction=0).item()
+        seen = self.target(table)
+        seen = seen[~torch.isnan(seen)]
+        scale = seen.std(correction=0).item()
         return replace(
-            self, initial=fitted.initial, location=labels.mean().item(), scale=scale if scale > 0 else 1.0
+            self, initial=fitted.initial, location=seen.mean().item(), scale=scale if scale > 0 else 1.0
         )
 
     def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -231,24 +208,13 @@ class Binary(Task):
     Row loss -(y log p + (1 - y) log(1 - p)), computed from the logit so that neither logarithm overflows.
     """
 
-    @property
-    def main(self) -> str:
-        """Area under the ROC curve."""
-        return "auc"
+    main: ClassVar[str] = "auc"
 
-    def _encode(self, values: Array) -> Array:
-        wrong = values[(values != 0) & (values != 1)]
-        if wrong.size:
-            raise ValueError(
-                f"column {self.column!r}, the target of task {self.name!r}, must hold 0 and 1, "
-                f"found {wrong[0]:g}."
-            )
-        return values
+    def _read(self, column: pd.Series, role: str) -> Array:
+        return labels.yes_or_no(column, role)
 
-    def _constant(self, labels: Array) -> tuple[float, ...]:
-        rate = np.clip(
-            labels.mean(), 0.5 / len(labels), 1 - 0.5 / len(labels)
-        )  # finite where all labels agree
+    def _constant(self, seen: Array) -> tuple[float, ...]:
+        rate = np.clip(seen.mean(), 0.5 / len(seen), 1 - 0.5 / len(seen))  # finite where all seen agree
         return (float(np.log(rate / (1 - rate))),)
 
     def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -275,6 +241,8 @@ class Multiclass(Task):
         classes: The labels, in the order of the outputs.
     """
 
+    main: ClassVar[str] = "accuracy"
+
     classes: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
@@ -290,24 +258,11 @@ class Multiclass(Task):
         """One logit per class."""
         return len(self.classes)
 
-    @property
-    def main(self) -> str:
-        """Share of rows whose likeliest class is the label."""
-        return "accuracy"
+    def _read(self, column: pd.Series, role: str) -> Array:
+        return labels.positions(column, role, self.classes, "classes")
 
-    def _observed(self, column: pd.Series) -> Array:
-        known = pd.Index(self.classes, dtype=object)
-        position = np.asarray(known.get_indexer(column.astype(object)), dtype=np.float64)
-        if (position < 0).any():
-            found = column[position < 0].iloc[0]
-            raise ValueError(
-                f"column {self.column!r}, the target of task {self.name!r}, holds {found!r}, "
-                f"which is not among the classes {list(self.classes)}."
-            )
-        return position
-
-    def _constant(self, labels: Array) -> tuple[float, ...]:
-        counts = np.bincount(labels.astype(int), minlength=len(self.classes)) + 0.5
+    def _constant(self, seen: Array) -> tuple[float, ...]:
+        counts = np.bincount(seen.astype(int), minlength=len(self.classes)) + 0.5
         return tuple(np.log(counts / counts.sum()).tolist())
 
     def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -337,6 +292,8 @@ class Ordinal(Task):
         levels: The labels from lowest to highest.
     """
 
+    main: ClassVar[str] = "kappa"
+
     levels: tuple[float, ...] = (1, 2, 3, 4, 5)
 
     def __post_init__(self) -> None:
@@ -352,24 +309,13 @@ class Ordinal(Task):
         """One cut between two neighbouring levels."""
         return len(self.levels) - 1
 
-    @property
-    def main(self) -> str:
-        """Quadratic weighted kappa."""
-        return "kappa"
+    def _read(self, column: pd.Series, role: str) -> Array:
+        return labels.positions(
+            pd.Series(labels.numbers(column, role), name=column.name), role, self.levels, "levels"
+        )
 
-    def _encode(self, values: Array) -> Array:
-        levels = np.asarray(self.levels, dtype=np.float64)
-        position = np.searchsorted(levels, values).clip(max=len(levels) - 1)
-        wrong = values[levels[position] != values]
-        if wrong.size:
-            raise ValueError(
-                f"column {self.column!r}, the target of task {self.name!r}, holds {wrong[0]:g}, "
-                f"which is not among the levels {list(self.levels)}."
-            )
-        return position.astype(np.float64)
-
-    def _constant(self, labels: Array) -> tuple[float, ...]:
-        counts = np.bincount(labels.astype(int), minlength=len(self.levels)) + 0.5
+    def _constant(self, seen: Array) -> tuple[float, ...]:
+        counts = np.bincount(seen.astype(int), minlength=len(self.levels)) + 0.5
         above = 1 - counts.cumsum()[:-1] / counts.sum()  # P(y > level k)
         cut = np.log(above / (1 - above))
         gaps = -np.diff(cut)
@@ -414,6 +360,9 @@ class Count(Task):
     ``zero_inflated=True`` adds a logit of never: P(0) = pi + (1 - pi) exp(-rate) (Lambert, 1992).
     """
 
+    main: ClassVar[str] = "poisson_deviance"
+    higher_is_better: ClassVar[bool] = False
+
     zero_inflated: bool = False
 
     @property
@@ -421,29 +370,13 @@ class Count(Task):
         """Log rate, and the logit of a structural zero."""
         return 2 if self.zero_inflated else 1
 
-    @property
-    def main(self) -> str:
-        """Mean Poisson deviance."""
-        return "poisson_deviance"
+    def _read(self, column: pd.Series, role: str) -> Array:
+        return labels.counts(column, role)
 
-    @property
-    def higher_is_better(self) -> bool:
-        """False, as a deviance is better when lower."""
-        return False
-
-    def _encode(self, values: Array) -> Array:
-        wrong = values[(values < 0) | (values != np.round(values))]
-        if wrong.size:
-            raise ValueError(
-                f"column {self.column!r}, the target of task {self.name!r}, must hold counts 0, 1, 2, ..., "
-                f"found {wrong[0]:g}."
-            )
-        return values
-
-    def _constant(self, labels: Array) -> tuple[float, ...]:
-        mean = max(float(labels.mean()), 0.5 / len(labels))
+    def _constant(self, seen: Array) -> tuple[float, ...]:
+        mean = max(float(seen.mean()), 0.5 / len(seen))
         # half of the zeros taken for structural: a start, not an estimate
-        never = 0.5 * float((labels == 0).mean())
+        never = 0.5 * float((seen == 0).mean())
         if not self.zero_inflated:
             return (math.log(mean),)
         never = min(max(never, 1e-3), 0.5)
@@ -471,7 +404,6 @@ class Count(Task):
 
 
 KINDS: tuple[type[Task], ...] = (Regression, Binary, Multiclass, Ordinal, Count)
-Kind = Literal["Regression", "Binary", "Multiclass", "Ordinal", "Count"]
 
 
 def targets(tasks: Sequence[Task], table: pd.DataFrame) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -493,16 +425,9 @@ def targets(tasks: Sequence[Task], table: pd.DataFrame) -> tuple[dict[str, Tenso
     for task in tasks:
         if task.weight is None:
             continue
-        values = _column(table, task.weight, f"the weight of task {task.name!r}").to_numpy(
-            dtype=np.float64, na_value=np.nan
-        )
-        used = values[~torch.isnan(y[task.name]).numpy()]
-        if not (np.isfinite(used) & (used >= 0)).all():
-            raise ValueError(
-                f"column {task.weight!r}, the weight of task {task.name!r}, must be finite and not negative "
-                "wherever the label is observed."
-            )
-        w[task.name] = torch.as_tensor(np.nan_to_num(values), dtype=torch.get_default_dtype())
+        seen = ~torch.isnan(y[task.name]).numpy()
+        values = labels.row_weights(table, task.weight, f"the weight of task {task.name!r}", seen)
+        w[task.name] = torch.as_tensor(values, dtype=torch.get_default_dtype())
     return y, w
 
 
@@ -511,15 +436,6 @@ def check_names(tasks: Sequence[Task]) -> None:
     names = [task.name for task in tasks]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"give at least one task, each with a name of its own; found {names}.")
-
-
-def _column(table: pd.DataFrame, column: str, role: str) -> pd.Series:
-    if column not in table.columns:
-        raise KeyError(f"the table has no column {column!r}, {role}; it has {list(table.columns)[:12]}.")
-    copies = int((table.columns == column).sum())
-    if copies > 1:
-        raise ValueError(f"the table has {copies} columns named {column!r}, {role}: keep one.")
-    return table[column]
 
 
 def _cuts(output: Tensor) -> Tensor:

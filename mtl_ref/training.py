@@ -8,6 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -119,7 +120,7 @@ def fit(
     stepper = _optimizer(model, rule, optimizer, learning_rate, weight_decay)
     base_rates = [group["lr"] for group in stepper.param_groups]
     trained = [p for group in stepper.param_groups for p in group["params"]]
-    generator = torch.Generator().manual_seed(seed)
+    draws = torch.Generator().manual_seed(seed)  # for balancing rules that are random
     history: list[dict[str, Any]] = []
     best, best_epoch, best_state = math.inf, 0, copy.deepcopy(model.state_dict()) if patience else None
     steps, done = epochs * len(batches), 0
@@ -133,9 +134,7 @@ def fit(
                     for group, rate in zip(stepper.param_groups, base_rates, strict=True):
                         group["lr"] = rate * schedule(done / steps)
                 stepper.zero_grad(set_to_none=True)
-                losses, combined, weights = _backward(
-                    model, tasks, batch, rule, balancing, gradients, generator
-                )
+                losses, combined, weights = _backward(model, tasks, batch, rule, balancing, gradients, draws)
                 done, in_epoch = done + 1, in_epoch + 1
                 if not math.isfinite(combined):
                     _refuse(names, losses, epoch, done)
@@ -146,7 +145,8 @@ def fit(
                     rule.after_step(losses)
                 seen = _label_weight(batch, names)
                 total, sums, counts = total + combined, sums + losses.cpu() * seen, counts + seen
-                bar.update(1)
+                if bar is not None:
+                    bar.update(1)
             means = torch.where(counts > 0, sums / counts, torch.nan)
             if hasattr(rule, "after_epoch"):
                 rule.after_epoch(means.to(place))
@@ -188,14 +188,21 @@ def predict(
         (N,) or (N, K) by name.
     """
     links = {task.name: task.link for task in tasks}
+    outputs = _outputs(model, x, batch_size)
+    natural = {name: links[name](output) if name in links else output for name, output in outputs.items()}
+    return {name: values.cpu().numpy() for name, values in natural.items()}
+
+
+def _outputs(model: nn.Module, x: Mapping[str, Tensor], batch_size: int) -> dict[str, Tensor]:
+    """Raw outputs for a whole set, in evaluation mode."""
     place = next(model.parameters()).device
     model.eval()
     found: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for batch in Batches(x, {}, batch_size=batch_size, shuffle=False):
             for name, output in model(batch.to(place).x).items():
-                found.setdefault(name, []).append(links[name](output) if name in links else output)
-    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+                found.setdefault(name, []).append(output)
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _prepare(
@@ -305,36 +312,26 @@ def _check_cut(model: Any, batches: Batches, names: Sequence[str], gradients: Gr
 
 
 def _refuse(names: Sequence[str], losses: Tensor, epoch: int, step: int) -> None:
-    wrong = [
-        f"{name!r} is {value}"
-        for name, value in zip(names, losses.tolist(), strict=True)
-        if not math.isfinite(value)
-    ]
+    found = dict(zip(names, losses.tolist(), strict=True))
+    wrong = ", ".join(f"{name!r} is {loss}" for name, loss in found.items() if not math.isfinite(loss))
     raise FloatingPointError(
-        f"the loss of task {', '.join(wrong) or 'weights or penalty'} at step {step} (epoch {epoch}): look "
-        "for infinite inputs, lower the learning rate, or clip the gradient (clip=1.0)."
+        f"the loss of task {wrong or 'weights or penalty'} at step {step} (epoch {epoch}): look for "
+        "infinite inputs, lower the learning rate, or clip the gradient (clip=1.0)."
     )
 
 
 def _validate(model: nn.Module, tasks: Sequence[Task], held_out: Batches) -> dict[str, float]:
     """Losses and metrics of every task over the whole validation part."""
-    model.eval()
-    place = next(model.parameters()).device
-    everything: dict[str, list[Tensor]] = {}
     x, y, w = held_out.data
-    with torch.no_grad():
-        for batch in Batches(x, {}, batch_size=held_out.batch_size, shuffle=False):
-            for name, output in model(batch.to(place).x).items():
-                everything.setdefault(name, []).append(output)
-        outputs = {name: torch.cat(parts) for name, parts in everything.items()}
-        losses = _losses(tasks, outputs, Batch(x, y, w).to(place)).tolist()
-        row = {"validation_loss": sum(losses)}
-        for task, loss in zip(tasks, losses, strict=True):
-            row[f"validation_{task.name}"] = loss
-            label = y[task.name].cpu().numpy().astype(np.float64)
-            weight = w[task.name].cpu().numpy() if task.name in w else None
-            found = task.metrics(label, task.link(outputs[task.name]).cpu().numpy(), weight)
-            row |= {f"validation_{task.name}_{metric}": value for metric, value in found.items()}
+    outputs = _outputs(model, x, held_out.batch_size)
+    losses = _losses(tasks, outputs, Batch(x, y, w).to(next(model.parameters()).device)).tolist()
+    row = {"validation_loss": sum(losses)}
+    for task, loss in zip(tasks, losses, strict=True):
+        row[f"validation_{task.name}"] = loss
+        label = y[task.name].cpu().numpy().astype(np.float64)
+        weight = w[task.name].cpu().numpy() if task.name in w else None
+        found = task.metrics(label, task.link(outputs[task.name]).cpu().numpy(), weight)
+        row |= {f"validation_{task.name}_{metric}": value for metric, value in found.items()}
     return row
 
 
@@ -347,20 +344,7 @@ def _score(row: Mapping[str, float], tasks: Sequence[Task], monitor: str) -> flo
     return -value if task.higher_is_better else value
 
 
-class _Silent:
-    """Stands in for a progress bar."""
-
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def update(self, n: int) -> None:
-        """Show nothing."""
-
-
 def _bar(steps: int, progress: bool | None) -> Any:
     if progress is None:
         progress = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
-    return need("tqdm", "plots").tqdm(total=steps, unit="step", leave=False) if progress else _Silent()
+    return need("tqdm", "plots").tqdm(total=steps, unit="step", leave=False) if progress else nullcontext()

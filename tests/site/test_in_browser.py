@@ -15,6 +15,7 @@ LIMIT = 500 * 1024  # bytes over the wire, compressed, for a page without an int
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # Preloading would ask for the style sheets again, which a page from a file may not do.
 AXE = {"runOnly": RULES, "resultTypes": ["violations"], "preload": False}
+STILL = {"reduced_motion": "reduce"}  # nothing half faded in while contrast is measured
 LOCAL = ("http://127.0.0.1", "file:", "data:", "blob:")
 STATE = """() => {
   const root = document.documentElement;
@@ -95,13 +96,15 @@ def compressed(path: str) -> int:
 @pytest.fixture(scope="session")
 def wide_light(browser: Any) -> Any:
     """A window in the light theme."""
-    return browser.new_context(color_scheme="light", viewport={"width": 1280, "height": 900}, offline=True)
+    return browser.new_context(
+        color_scheme="light", viewport={"width": 1280, "height": 900}, offline=True, **STILL
+    )
 
 
 @pytest.fixture(scope="session")
 def phone_dark(browser: Any) -> Any:
     """A phone in the dark theme."""
-    return browser.new_context(color_scheme="dark", viewport={"width": 390, "height": 844})
+    return browser.new_context(color_scheme="dark", viewport={"width": 390, "height": 844}, **STILL)
 
 
 def test_from_a_file_in_the_light_theme(wide_light: Any, site: Path, page_name: str) -> None:
