@@ -162,8 +162,7 @@ def fit(
             history.append(row)
             if patience is None:
                 continue
-            score = _score(row, tasks, monitor)
-            if score < best:
+            if (score := _score(row, tasks, monitor)) < best:
                 best, best_epoch, best_state = score, epoch, copy.deepcopy(model.state_dict())
             elif epoch - best_epoch >= patience:
                 break
@@ -195,12 +194,11 @@ def predict(
 
 def _outputs(model: nn.Module, x: Mapping[str, Tensor], batch_size: int) -> dict[str, Tensor]:
     """Raw outputs for a whole set, in evaluation mode."""
-    place = next(model.parameters()).device
     model.eval()
     found: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for batch in Batches(x, {}, batch_size=batch_size, shuffle=False):
-            for name, output in model(batch.to(place).x).items():
+            for name, output in model(batch.to(next(model.parameters()).device).x).items():
                 found.setdefault(name, []).append(output)
     return {name: torch.cat(parts) for name, parts in found.items()}
 
