@@ -3,12 +3,16 @@
 The files follow the seven steps of a multi-task project, in the order in which data flows:
 
 1. data: ``shop`` and ``market`` (a simulated shop whose truth is known), ``datasets`` (real)
-2. features: ``features`` (tables to numbers), ``batches`` (tensors to mini-batches)
-3. tasks: ``metrics``, ``labels`` (reading target columns), ``tasks`` (their likelihood, link and metrics)
+2. features: ``features`` (tables to numbers; its arithmetic in ``moments``), ``batches`` (tensors to batches)
+3. tasks: ``metrics``, ``labels`` (reading target columns), ``tasks`` (their likelihood, link and metrics);
+   with them ``shards`` (mini-batches of what does not fit in memory; ``parquet`` reads and writes the files)
 4. model: ``encoders`` (F), ``models`` (F with one head G_i per task)
-5. training: ``weighting`` (rules that combine losses), ``training`` (``fit``)
+5. training: ``weighting`` (rules that combine losses), ``ranks`` (several processes), ``checkpoints``,
+   ``optimisers``, ``steps`` (one batch), ``runs`` (where a training stands), ``training`` (``fit``)
 6. evaluation: ``evaluation`` (intervals, paired comparisons, the sceptic's probes)
-7. application: ``serving`` (a model bundle), ``plots``
+7. application: ``fusion`` (several scores, one order), ``serving`` (a model bundle), ``rows`` and
+   ``onnx_export`` (the bundle without torch), ``monitoring``, ``payloads``, ``workers`` and ``service``
+   (the bundle behind HTTP), ``plots``
 
 A file imports only from files above it. Copying this folder is the installation.
 """

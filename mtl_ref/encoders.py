@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def whole(name: str, values: Sequence[int], least: int = 1) -> None:
+    """Refuse sizes that are no whole numbers, or too small.
+
+    Raises:
+        ValueError: Names the argument, what was found and what to do.
+    """
+    listed = isinstance(values, Sequence) and not isinstance(values, str)
+    if not listed or any(
+        not isinstance(v, int) or isinstance(v, bool) or not least <= v < 2**40 for v in values
+    ):
+        advice = "correct it" if listed else "write a list or a tuple"
+        raise ValueError(f"{name} must be whole numbers of at least {least}, found {values!r}: {advice}.")
+
+
+class EmbeddingTable(nn.Embedding):
+    """A table of vectors, one row per id, whose gradient need not be as large as the table.
+
+    While ``tape`` is a list (``fit`` puts one there), a look-up hands out the vectors as leaves of the graph
+    and notes ``(ids, vectors)``: the backward pass ends at the rows that the batch reads, and what becomes
+    of their gradients is up to the owner of the tape. Otherwise it is a plain ``nn.Embedding``.
+
+    Args:
+        rows: Number of ids.
+        dimension: Numbers per id.
+    """
+
+    def __init__(self, rows: int, dimension: int) -> None:
+        super().__init__(rows, dimension)
+        nn.init.normal_(self.weight, std=0.05)
+        self.tape: list[tuple[Tensor, Tensor]] | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ids (...) to vectors (..., dimension)."""
+        if self.tape is None or not torch.is_grad_enabled() or not self.weight.requires_grad:
+            return super().forward(input)
+        ids = input.flatten()
+        vectors = self.weight.detach().index_select(0, ids).requires_grad_()
+        self.tape.append((ids, vectors))
+        return vectors.view(*input.shape, -1)
 
 
 class FusedEmbedding(nn.Module):
@@ -32,8 +74,7 @@ class FusedEmbedding(nn.Module):
             raise ValueError(f"every categorical column needs at least one id, found sizes {list(sizes)}.")
         starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         self.register_buffer("offset", starts, persistent=False)
-        self.table = nn.Embedding(sum(sizes), dimension)
-        nn.init.normal_(self.table.weight, std=0.05)
+        self.table = EmbeddingTable(sum(sizes), dimension)
         self.width = len(sizes) * dimension
 
     def forward(self, categorical: Tensor) -> Tensor:
@@ -54,14 +95,14 @@ class BagOfTokens(nn.Module):
 
     def __init__(self, vocabulary: int, dimension: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(vocabulary, dimension)
-        nn.init.normal_(self.table.weight, std=0.05)
+        self.table = EmbeddingTable(vocabulary, dimension)
         self.width = dimension
 
     def forward(self, text: Tensor) -> Tensor:
         """Map token ids (B, L) to (B, dimension)."""
-        used = (text != 0).any(0).nonzero()
-        text = text[:, : int(used.max()) + 1 if len(used) else 1]  # shared padding at the end only costs time
+        if not torch.compiler.is_compiling():  # an exported graph has no length that depends on the data
+            used = (text != 0).any(0).nonzero()
+            text = text[:, : int(used.max()) + 1 if len(used) else 1]  # shared padding only costs time
         token = (text != 0).to(self.table.weight.dtype).unsqueeze(-1)  # (B, L, 1)
         total: Tensor = (self.table(text) * token).sum(1)  # (B, dimension)
         return total / token.sum(1).clamp_min(1)
@@ -111,6 +152,11 @@ class TabularEncoder(nn.Module):
         text_embedding: int = 32,
     ) -> None:
         super().__init__()
+        categorical = sizes.get("categorical") or []
+        whole("sizes['categorical']", categorical)
+        whole("sizes['numeric'] and sizes['text']", [sizes.get("numeric", 0), sizes.get("text", 0)], least=0)
+        whole("embedding and text_embedding", [embedding, text_embedding])
+        whole("hidden", hidden)
         unknown = set(sizes) - {"categorical", "numeric", "text"}
         if unknown:
             raise ValueError(f"sizes may hold categorical, numeric and text; found {sorted(unknown)}.")
@@ -131,6 +177,36 @@ class TabularEncoder(nn.Module):
             raise ValueError("sizes names no input: give the encoder a categorical, numeric or text column.")
         self.mlp = perceptron([width, *hidden], dropout)
         self.width = hidden[-1] if hidden else width
+
+    def check(self, x: Mapping[str, Tensor]) -> None:
+        """Refuse inputs that this encoder cannot read; ``fit`` and ``predict`` call it once per table.
+
+        Raises:
+            ValueError: Names the part, what was found and what to do.
+        """
+        sizes, advice = (
+            self.config["sizes"],
+            "give the tensors of the Features that the encoder was sized by.",
+        )
+        ids = {"categorical": sizes.get("categorical") or [], "text": [sizes.get("text") or 0]}
+        widths = {"categorical": len(ids["categorical"]), "numeric": sizes.get("numeric") or 0}
+        for part in [name for name in ("categorical", "numeric", "text") if sizes.get(name)]:
+            if part not in x:
+                raise ValueError(f"x lacks {part!r}, found {sorted(x)}: {advice}")
+            value, width = x[part], widths.get(part)
+            if value.ndim != 2 or value.shape[1] != (width or value.shape[1]):
+                wanted = f"(N, {width or 'L'})"
+                raise ValueError(f"x[{part!r}] must be {wanted}, found {tuple(value.shape)}: {advice}")
+            if value.is_floating_point() != (part == "numeric"):
+                wanted = "floats" if part == "numeric" else "whole numbers"
+                raise ValueError(f"x[{part!r}] must hold {wanted}, found {value.dtype}: {advice}")
+            known = torch.tensor([math.inf] if part == "numeric" else ids[part], device=value.device)
+            wrong = ~torch.isfinite(value) if part == "numeric" else (value < 0) | (value >= known)
+            if wrong.any():
+                row, column = wrong.nonzero()[0].tolist()
+                found = f"holds {value[row, column].item()} in column {column}"
+                limit = "finite numbers" if part == "numeric" else "ids that the encoder knows"
+                raise ValueError(f"x[{part!r}] {found} and may hold {limit} only: {advice}")
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
         """Encode a batch.

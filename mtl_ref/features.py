@@ -11,7 +11,7 @@ import numbers
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from .moments import Moments
 
 _FORMAT = "mtl_ref.features 1"  # name and version of the saved form
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -127,11 +129,16 @@ class Features:
             "text": len(self._words) + 2 if self.text else 0,
         }
 
-    def fit(self, table: pd.DataFrame) -> "Features":
+    def fit(self, table: pd.DataFrame | Iterable[pd.DataFrame]) -> "Features":
         """Learn ids, scales and words from training rows. The order of the rows does not matter.
 
+        A table larger than memory is given in parts, which are read once, one at a time; memory grows with
+        the number of different ids and words, not with the rows. How the table is cut does not matter: ids
+        and words are the same, scales to rounding.
+
         Args:
-            table: The training rows, and no others.
+            table: The training rows, and no others: one table, or its parts (``shards.tables`` reads them
+                from Parquet files).
 
         Returns:
             This object.
@@ -142,15 +149,27 @@ class Features:
             ValueError: If there are no rows, a column occurs twice, or a numeric column holds something that
                 is not a finite number, or nothing at all.
         """
-        _check_table(table, self.categorical + self.numeric + self.text)
-        if not len(table):
+        columns = self.categorical + self.numeric + self.text
+        ids = {column: Counter[str]() for column in self.categorical}
+        moments = {column: Moments() for column in self.numeric}
+        words, rows = Counter[str](), 0
+        one = isinstance(table, (pd.DataFrame, Mapping)) or not isinstance(table, Iterable)
+        parts: Any = [table] if one else table
+        for part in parts:
+            _check_table(part, columns)
+            rows += len(part)
+            for column in self.categorical:
+                _count_ids(part, column, ids[column])
+            for column in self.numeric:
+                values = _read_numbers(part, column, column in self.log)
+                moments[column] = moments[column].merged(Moments.of(values))
+            words.update(word for row in self._tokens(part) for word in row)
+        if not rows:
             raise ValueError("Features.fit needs training rows, found an empty table")
-        ids = {column: _kept(_count_ids(table, column), self.min_count) for column in self.categorical}
-        values = {column: _read_numbers(table, column, column in self.log) for column in self.numeric}
-        scales = {column: _fit_scale(column, observed) for column, observed in values.items()}
-        words = _kept(Counter(word for row in self._tokens(table) for word in row), self.min_count)
-        self._ids = {column: _numbered(column_ids, 1) for column, column_ids in ids.items()}
-        self._scales, self._words = scales, _numbered(words[: self.max_tokens], 2)
+        scales = {name: _Scale(*m.scale(name), m.seen < rows) for name, m in moments.items()}
+        self._ids = {name: _numbered(_kept(seen, self.min_count), 1) for name, seen in ids.items()}
+        self._words = _numbered(_kept(words, self.min_count)[: self.max_tokens], 2)
+        self._scales = scales
         self._fitted = True
         return self
 
@@ -342,14 +361,13 @@ def _distinct(table: pd.DataFrame, column: str) -> tuple[NDArray[np.intp], list[
     return codes, [_id_text(column, value) for value in distinct.tolist()]
 
 
-def _count_ids(table: pd.DataFrame, column: str) -> Counter[str]:
+def _count_ids(table: pd.DataFrame, column: str, occurrences: Counter[str]) -> None:
+    """Add a table's ids to those counted before."""
     codes, texts = _distinct(table, column)
-    occurrences: Counter[str] = Counter()
     counts = np.bincount(codes[codes >= 0], minlength=len(texts)).tolist()
     for text, count in zip(texts, counts, strict=True):
         occurrences[text] += count
     del occurrences[""]  # a table written to CSV and read again has empty texts for missing ones
-    return occurrences
 
 
 def _index_ids(table: pd.DataFrame, column: str, ids: dict[str, int]) -> NDArray[np.int64]:
@@ -381,22 +399,6 @@ def _read_numbers(table: pd.DataFrame, column: str, log: bool) -> NDArray[np.flo
         tail = np.fromiter(map(math.log1p, np.abs(values).tolist()), np.float64, len(values))
         values = np.copysign(tail, values)
     return values
-
-
-def _fit_scale(column: str, values: NDArray[np.float64]) -> _Scale:
-    """Mean and population standard deviation of the observed values, independent of the order of the rows."""
-    observed = values[~np.isnan(values)]
-    if not len(observed):
-        raise ValueError(f"column {column!r} has no value in the training rows: leave it out")
-    flagged = len(observed) < len(values)
-    if observed.min() == observed.max():
-        return _Scale(float(observed[0]), 0.0, flagged)
-    if np.abs(observed).max() > 1e300:
-        raise ValueError(f"column {column!r} holds numbers too large to be scaled: use another unit")
-    mean = math.fsum(observed.tolist()) / len(observed)
-    spread = float(np.abs(observed - mean).max())
-    variance = math.fsum(np.square((observed - mean) / spread).tolist()) / len(observed)
-    return _Scale(mean, spread * math.sqrt(variance), flagged)
 
 
 def _read_texts(column: str, series: "pd.Series[Any]") -> list[str]:

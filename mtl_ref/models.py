@@ -9,13 +9,13 @@ outside the Gram matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .encoders import TabularEncoder, perceptron
+from .encoders import TabularEncoder, perceptron, whole
 from .tasks import Task, check_names
 
 
@@ -78,15 +78,19 @@ class SharedEncoder(nn.Module):
     ) -> None:
         super().__init__()
         check_names(tasks)
+        whole("head", head)
+        if isinstance(stop_gradient, str):
+            raise ValueError(f"stop_gradient must be a list of names, found {stop_gradient!r}: write a list.")
         unknown = set(stop_gradient) - {task.name for task in tasks}
         if unknown:
             raise ValueError(
-                f"stop_gradient names {sorted(unknown)}, the tasks are {[t.name for t in tasks]}."
+                f"stop_gradient names {sorted(unknown)}, the tasks are {[t.name for t in tasks]}: name tasks."
             )
         self.encoder = encoder
         width = _width(encoder)
         self.heads = ByTask({task.name: Head(width, head, task) for task in tasks})
         self.head, self.stop_gradient = tuple(head), frozenset(stop_gradient)
+        self._alike = len(tasks) > 1 and len(head) == 1 and all(task.width == 1 for task in tasks)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -105,6 +109,8 @@ class SharedEncoder(nn.Module):
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         """Map z to one raw output per task."""
         (z,) = encoded.shared
+        if self._alike and not self.stop_gradient:
+            return _together(self.heads, z)
         return {
             name: head(z.detach() if name in self.stop_gradient else z) for name, head in self.heads.items()
         }
@@ -112,6 +118,10 @@ class SharedEncoder(nn.Module):
     def forward(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Map inputs to one raw output per task."""
         return self.decode(self.encode(x))
+
+    def check(self, x: Mapping[str, Tensor]) -> None:
+        """Refuse inputs that the encoder cannot read (``TabularEncoder.check``)."""
+        _check((self.encoder,), x)
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the encoder's parameters; none where fewer than two tasks shape it."""
@@ -139,6 +149,10 @@ class SingleTask(nn.Module):
     ) -> None:
         super().__init__()
         check_names(tasks)
+        whole("head", head)
+        if isinstance(make_encoder, nn.Module):
+            found = type(make_encoder).__name__
+            raise TypeError(f"make_encoder must build an encoder, found one: write lambda: {found}(...).")
         self.encoders = ByTask({task.name: make_encoder() for task in tasks})
         if len({id(encoder) for encoder in self.encoders.values()}) != len(tasks):
             raise ValueError("make_encoder must build a new encoder at each call, found the same one twice.")
@@ -163,6 +177,10 @@ class SingleTask(nn.Module):
         """Map inputs to one raw output per task."""
         return self.decode(self.encode(x))
 
+    def check(self, x: Mapping[str, Tensor]) -> None:
+        """Refuse inputs that the encoders cannot read (``TabularEncoder.check``)."""
+        _check(self.encoders.values(), x)
+
     def shared_parameters(self) -> list[nn.Parameter]:
         """Return the empty list: nothing is shared."""
         return []
@@ -174,7 +192,9 @@ def build(config: Mapping[str, Any], tasks: Sequence[Task]) -> SharedEncoder | S
     Raises:
         ValueError: If the configuration names a class that this package does not have.
     """
-    part = config.get("encoder") or {}
+    part = config.get("encoder") if isinstance(config, Mapping) else None
+    if not isinstance(part, Mapping):
+        raise ValueError(f"cannot build a model from {str(config)[:80]!r}: pass the model itself.")
     if config.get("class") not in ("SharedEncoder", "SingleTask") or part.get("class") != "TabularEncoder":
         raise ValueError(
             f"cannot build a {config.get('class')!r} with a {part.get('class')!r} encoder: "
@@ -189,6 +209,25 @@ def build(config: Mapping[str, Any], tasks: Sequence[Task]) -> SharedEncoder | S
 def count_parameters(model: nn.Module) -> int:
     """Count the numbers that training may change."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _together(heads: ByTask, z: Tensor) -> dict[str, Tensor]:
+    """Run heads of one hidden layer and one output, all alike, as two products instead of two per head."""
+    modules: Any = heads.values()
+    layers = [(head.hidden[0], head.output) for head in modules]
+    weight = torch.cat([hidden.weight for hidden, _ in layers])  # (T * H, width)
+    hidden = torch.relu(nn.functional.linear(z, weight, torch.cat([layer.bias for layer, _ in layers])))
+    output = torch.cat([output.weight for _, output in layers])  # (T, H)
+    by_task = (hidden.view(len(z), *output.shape) * output).sum(2)  # (B, T, H) to (B, T)
+    columns = (by_task + torch.cat([output.bias for _, output in layers])).unbind(1)
+    return dict(zip(heads.keys(), columns, strict=True))
+
+
+def _check(encoders: Iterable[nn.Module], x: Mapping[str, Tensor]) -> None:
+    for encoder in encoders:
+        check: Any = getattr(encoder, "check", None)
+        if check is not None:
+            check(x)
 
 
 def _width(encoder: nn.Module) -> int:

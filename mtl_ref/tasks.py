@@ -8,8 +8,10 @@ Losses are means over the *observed* labels: a NaN target takes its row out of t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,9 +52,15 @@ class Task:
     initial: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"a task's name must be a plain word (letters, digits, _), found {self.name!r}.")
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            problem = f"a task's name must be a plain word (letters, digits, _), found {self.name!r}"
+            raise ValueError(f"{problem}: rename it.")
         object.__setattr__(self, "column", self.column or self.name)
+        object.__setattr__(self, "initial", tuple(self.initial))
+        finite = all(isinstance(value, (int, float)) and math.isfinite(value) for value in self.initial)
+        if len(self.initial) not in (0, self.width) or not finite:
+            problem = f"task {self.name!r} starts from {self.width} finite numbers, found {self.initial}"
+            raise ValueError(f"{problem}: take those that fit finds.")
 
     @property
     def width(self) -> int:
@@ -79,6 +87,35 @@ class Task:
         """Raw output of the best constant prediction for observed, encoded seen."""
         return (0.0,) * self.width
 
+    @property
+    def _highest(self) -> float | None:
+        """Highest encoded label where labels are 0, 1, ...; None where any number is one."""
+        return None
+
+    def check(self, target: Tensor) -> None:
+        """Refuse encoded labels that the likelihood cannot have, for tensors that ``target`` did not make.
+
+        Args:
+            target: (N,) as ``target`` encodes them, classes and levels by position; NaN where not observed.
+
+        Raises:
+            ValueError: Names the task, the label and what to do.
+        """
+        wrong, highest = torch.isinf(target), self._highest
+        if highest is not None:
+            wrong = wrong | (target < 0) | (target > highest) | (target % 1 > 0)  # NaN is none of these
+        if wrong.any():
+            kind = "finite numbers" if highest is None else f"whole numbers from 0 to {highest:g}"
+            problem = f"task {self.name!r} reads {kind}, found {target[wrong][0].item():g}"
+            raise ValueError(f"{problem}: encode its labels with tasks.targets.")
+
+    def _measurable(self, target: Array, prediction: Array, columns: int) -> None:
+        """Refuse predictions (N,), or (N, columns) where there are several, and targets of another shape."""
+        expected = (len(target), columns) if columns else (len(target),)
+        if prediction.shape != expected:
+            problem = f"predictions in natural units are {expected}"
+            raise ValueError(f"{problem}, found {prediction.shape}: pass what predict returns.")
+
     def target(self, table: pd.DataFrame) -> Tensor:
         """Read the labels.
 
@@ -95,7 +132,11 @@ class Task:
         values = np.full(len(column), np.nan)
         if not missing.all():
             values[~missing] = self._read(column[~missing], role)
-        return torch.as_tensor(values, dtype=torch.get_default_dtype())
+        found: Tensor = torch.as_tensor(values, dtype=torch.get_default_dtype())
+        if torch.isinf(found).any():  # 1e39 has no float32
+            problem = f"column {self.column!r}, {role}, holds {np.nanmax(np.abs(values)):g}"
+            raise ValueError(f"{problem}, too large for {found.dtype}: use another unit.")
+        return found
 
     def fit(self, table: pd.DataFrame) -> Task:
         """Learn from the training rows what the likelihood needs to start well.
@@ -109,8 +150,49 @@ class Task:
         seen = self.target(table).numpy().astype(np.float64)
         seen = seen[~np.isnan(seen)]
         if not seen.size:
-            raise ValueError(f"task {self.name!r}: no label is observed in column {self.column!r}.")
+            problem = f"task {self.name!r}: no label is observed in column {self.column!r}"
+            raise ValueError(f"{problem}: leave the task out, or read rows that have labels.")
         return replace(self, initial=self._constant(seen))
+
+    def totals(
+        self, predictions: Mapping[str, Tensor], target: Tensor, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sum the row losses of the observed labels, by weight, and the weights.
+
+        The two sums add up over parts of a batch; ``loss`` is their quotient.
+
+        Args:
+            predictions: Raw outputs by name; this task reads its own.
+            target: (B,), NaN where not observed.
+            weight: (B,), not negative; all ones by default.
+
+        Returns:
+            Sum of w_n loss_n and sum of w_n over observed n, two scalars.
+
+        Raises:
+            KeyError: If the predictions lack the task.
+            ValueError: If the output has not one row (of ``width`` numbers) per target, or the weight not one
+                number.
+        """
+        if self.name not in predictions:
+            problem = f"the predictions lack task {self.name!r}, found {sorted(predictions)}"
+            raise KeyError(f"{problem}: build the model with this task.")
+        output = predictions[self.name]
+        if target.ndim != 1 or output.shape != (len(target), self.width)[: 1 + (self.width > 1)]:
+            expected = "(B,)" if self.width == 1 else f"(B, {self.width})"
+            problem = f"the output must be {expected}, found {tuple(output.shape)}"
+            problem += f" for a target of {tuple(target.shape)}"
+            raise ValueError(f"task {self.name!r}: {problem}: give one entry per row.")
+        if weight is not None and weight.shape != target.shape:  # else it would be broadcast
+            problem = f"the weight must be {tuple(target.shape)}, found {tuple(weight.shape)}"
+            raise ValueError(f"task {self.name!r}: {problem}: give one entry per row.")
+        observed = ~torch.isnan(target)
+        # A stand-in label where none was observed: a NaN there would reach the gradient even at weight zero.
+        rows = torch.where(observed, self.row_loss(output, torch.where(observed, target, 0.0)), 0.0)
+        if weight is None:
+            return rows.sum(), observed.sum().to(rows.dtype)
+        weight = torch.where(observed, weight, 0.0).to(rows.dtype)
+        return rows.mul(weight).sum(), weight.sum()
 
     def loss(self, predictions: Mapping[str, Tensor], target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Average the row losses over the observed labels, by weight.
@@ -126,20 +208,8 @@ class Task:
         Returns:
             A scalar.
         """
-        output = predictions[self.name]
-        if output.shape[:1] != target.shape or output.ndim != 1 + (self.width > 1):
-            expected = f"({len(target)},)" if self.width == 1 else f"({len(target)}, {self.width})"
-            raise ValueError(
-                f"task {self.name!r}: the output must be {expected}, found {tuple(output.shape)}."
-            )
-        observed = ~torch.isnan(target)
-        # A stand-in label where none was observed: a NaN there would reach the gradient even at weight zero.
-        rows = self.row_loss(output, torch.where(observed, target, torch.zeros_like(target)))
-        weight = (
-            observed.to(rows.dtype) if weight is None else torch.where(observed, weight, 0.0).to(rows.dtype)
-        )
-        total = weight.sum()
-        return torch.where(observed, rows, 0.0).mul(weight).sum() / torch.where(total > 0, total, 1.0)
+        total, weights = self.totals(predictions, target, weight)
+        return total / torch.where(weights > 0, weights, 1.0)
 
 
 @dataclass(frozen=True)
@@ -159,6 +229,13 @@ class Regression(Task):
     scale: float = 1.0
     variance: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numeric = all(isinstance(value, (int, float)) for value in (self.location, self.scale))
+        if not numeric or not math.isfinite(self.location) or not 0 < self.scale < math.inf:
+            problem = f"task {self.name!r} has location {self.location!r} and scale {self.scale!r}"
+            raise ValueError(f"{problem}, no finite number and positive number: take those that fit finds.")
+
     @property
     def width(self) -> int:
         """One mean, or mean and log variance."""
@@ -169,10 +246,11 @@ class Regression(Task):
         fitted = super().fit(table)
         seen = self.target(table)
         seen = seen[~torch.isnan(seen)]
-        scale = seen.std(correction=0).item()
-        return replace(
-            self, initial=fitted.initial, location=seen.mean().item(), scale=scale if scale > 0 else 1.0
-        )
+        location, scale = seen.mean().item(), seen.std(correction=0).item()
+        if not math.isfinite(location + scale):
+            problem = f"column {self.column!r}, the target of task {self.name!r}, holds numbers too large to"
+            raise ValueError(f"{problem} be scaled, up to {seen.abs().max():g}: use another unit.")
+        return replace(self, initial=fitted.initial, location=location, scale=scale if scale > 0 else 1.0)
 
     def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Gaussian negative log-likelihood in standardised units."""
@@ -191,6 +269,7 @@ class Regression(Task):
 
     def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """RMSE and MAE; with variance also the mean negative log-likelihood in the unit of the label."""
+        self._measurable(target, prediction, 2 if self.variance else 0)
         mean = prediction[:, 0] if self.variance else prediction
         found = {name: metric(target, mean, weights) for name, metric in _ERRORS.items()}
         if self.variance:
@@ -209,6 +288,10 @@ class Binary(Task):
     """
 
     main: ClassVar[str] = "auc"
+
+    @property
+    def _highest(self) -> float:
+        return 1
 
     def _read(self, column: pd.Series, role: str) -> Array:
         return labels.yes_or_no(column, role)
@@ -246,17 +329,23 @@ class Multiclass(Task):
     classes: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        listed = isinstance(self.classes, (list, tuple)) and all(
+            isinstance(c, Hashable) for c in self.classes
+        )
+        if not listed or len(set(self.classes)) < 2 or len(set(self.classes)) != len(self.classes):
+            problem = f"task {self.name!r} needs at least two different classes, found {self.classes!r}"
+            raise ValueError(f"{problem}: list each once.")
         object.__setattr__(self, "classes", tuple(self.classes))
-        if len(set(self.classes)) < 2 or len(set(self.classes)) != len(self.classes):
-            raise ValueError(
-                f"task {self.name!r} needs at least two different classes, found {self.classes}."
-            )
+        super().__post_init__()
 
     @property
     def width(self) -> int:
         """One logit per class."""
         return len(self.classes)
+
+    @property
+    def _highest(self) -> float:
+        return len(self.classes) - 1
 
     def _read(self, column: pd.Series, role: str) -> Array:
         return labels.positions(column, role, self.classes, "classes")
@@ -275,6 +364,7 @@ class Multiclass(Task):
 
     def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """Accuracy and mean log-loss; targets are positions in ``classes``."""
+        self._measurable(target, prediction, len(self.classes))
         return {
             "accuracy": metrics.accuracy(target, prediction, weights),
             "log_loss": metrics.log_loss(target, prediction, weights),
@@ -297,16 +387,21 @@ class Ordinal(Task):
     levels: tuple[float, ...] = (1, 2, 3, 4, 5)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        listed = isinstance(self.levels, (list, tuple)) and all(isinstance(k, Real) for k in self.levels)
+        rising = listed and all(a < b for a, b in pairwise(self.levels))
+        if not rising or len(self.levels) < 2 or not all(map(math.isfinite, self.levels)):
+            problem = f"task {self.name!r} needs at least two levels in rising order, found {self.levels!r}"
+            raise ValueError(f"{problem}: list numbers from low to high.")
         object.__setattr__(self, "levels", tuple(self.levels))
-        if len(self.levels) < 2 or any(a >= b for a, b in zip(self.levels, self.levels[1:], strict=False)):
-            raise ValueError(
-                f"task {self.name!r} needs at least two levels in rising order, found {self.levels}."
-            )
+        super().__post_init__()
 
     @property
     def width(self) -> int:
         """One cut between two neighbouring levels."""
+        return len(self.levels) - 1
+
+    @property
+    def _highest(self) -> float:
         return len(self.levels) - 1
 
     def _read(self, column: pd.Series, role: str) -> Array:
@@ -327,7 +422,7 @@ class Ordinal(Task):
         P(y = k) = sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)) with a = c_{k-1}, b =
         c_k, and 1 - exp(-softplus(r)) = sigmoid(r).
         """
-        output = output.reshape(len(output), -1)  # with two levels the head gives (B,)
+        output = _as_columns(output)
         cut = _cuts(output)
         end = torch.zeros_like(cut[:, :1])  # log 1: nothing lies above the last level or below the first
         above = torch.cat([end, logsigmoid(cut)], 1)
@@ -337,12 +432,13 @@ class Ordinal(Task):
 
     def link(self, output: Tensor) -> Tensor:
         """Level probabilities (B, K)."""
-        above = torch.sigmoid(_cuts(output.reshape(len(output), -1)))
+        above = torch.sigmoid(_cuts(_as_columns(output)))
         ends = torch.ones_like(above[:, :1])
         return torch.cat([ends, above], 1) - torch.cat([above, torch.zeros_like(ends)], 1)
 
     def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """Kappa and accuracy of the likeliest level, log-loss, and RMSE and MAE of the expected level."""
+        self._measurable(target, prediction, len(self.levels))
         levels = np.asarray(self.levels, dtype=np.float64)
         likeliest = np.where(np.isnan(target), np.nan, prediction.argmax(1))
         label = np.append(levels, np.nan)[np.where(np.isnan(target), len(levels), target).astype(int)]
@@ -369,6 +465,10 @@ class Count(Task):
     def width(self) -> int:
         """Log rate, and the logit of a structural zero."""
         return 2 if self.zero_inflated else 1
+
+    @property
+    def _highest(self) -> float:
+        return math.inf
 
     def _read(self, column: pd.Series, role: str) -> Array:
         return labels.counts(column, role)
@@ -432,10 +532,19 @@ def targets(tasks: Sequence[Task], table: pd.DataFrame) -> tuple[dict[str, Tenso
 
 
 def check_names(tasks: Sequence[Task]) -> None:
-    """Refuse no task at all, and two tasks of one name."""
+    """Refuse what is no list of tasks, no task at all, and two tasks of one name."""
+    if not isinstance(tasks, Sequence) or not all(hasattr(task, "name") for task in tasks):
+        found = f"{str(tasks)[:60]!r} ({type(tasks).__name__})"
+        raise TypeError(f"tasks must be a list of tasks, found {found}: write [Binary('click'), ...].")
     names = [task.name for task in tasks]
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"give at least one task, each with a name of its own; found {names}.")
+        problem = f"there must be at least one task, each with a name of its own, found {names}"
+        raise ValueError(f"{problem}: rename or add one.")
+
+
+def _as_columns(output: Tensor) -> Tensor:
+    """(B, K-1), also for two levels, for which the head gives (B,)."""
+    return output.unsqueeze(1) if output.ndim == 1 else output
 
 
 def _cuts(output: Tensor) -> Tensor:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import math
+import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,14 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .batches import Batch, Batches
-from .models import Encoded
+from . import ranks, runs
+from .batches import Batch, Batches, Source
+from .optimisers import Make, Optimiser
 from .reproducible import need
+from .runs import Run
+from .steps import Gradients, backward, check_cut, quotient, refuse, totals
 from .tasks import Task, check_names
 from .weighting import FixedWeights
 
-Data = Batches | tuple[Mapping[str, Tensor], ...]
-Gradients = Literal["parameters", "representation"]
+Data = Source | tuple[Mapping[str, Tensor], ...]
 
 
 def cosine(progress: float) -> float:
@@ -45,7 +46,8 @@ def fit(
     batch_size: int = 1024,
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
-    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    optimizer: Make | None = None,
+    lazy_rows: bool = False,
     schedule: Callable[[float], float] | None = None,
     clip: float | None = None,
     patience: int | None = None,
@@ -53,16 +55,20 @@ def fit(
     device: torch.device | str | None = None,
     progress: bool | None = None,
     seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
 ) -> pd.DataFrame:
     """Train a model in place.
 
     The same arguments, data and initial weights give the same weights: ``seed`` sets the order of the rows
-    and dropout, whatever was drawn before.
+    and dropout, whatever was drawn before. Started by ``torchrun``, all processes train one model together on
+    the same batches, each on its rows of them; see ``mtl_ref.ranks``.
 
     Args:
         model: Keeps the contract of ``mtl_ref.models``; trained in place.
         tasks: The losses, in the order in which rules see them.
-        train: ``Batches``, or ``(x, y)`` or ``(x, y, w)`` as tensors by name.
+        train: ``Batches``, ``Shards``, or ``(x, y)`` or ``(x, y, w)`` as tensors by name.
         validation: The same, measured after every epoch; row weights count as in training.
         weighting: Rule that combines the losses; all lambda one by default. Its parameters are trained too.
         balancing: Rule that maps the Gram matrix G (T, T) of the task gradients to weights (T,), instead.
@@ -74,8 +80,8 @@ def fit(
         weight_decay: Decoupled weight decay (AdamW; Loshchilov and Hutter, 2019) of all parameters of the
             model.
         optimizer: Builds another optimiser from the parameters; ``learning_rate`` and ``weight_decay`` are
-            then
-            its own.
+            then its own.
+        lazy_rows: Train embedding tables by ``LazyRowAdam``, another algorithm, for very large vocabularies.
         schedule: Maps progress (0 at the first step, towards 1 at the last of all epochs) to a factor of the
             learning rate, such as ``cosine``.
         clip: Largest Euclidean norm of the whole gradient.
@@ -85,6 +91,10 @@ def fit(
         device: Where to train; the model's own device by default.
         progress: Show a progress bar; by default on a terminal only.
         seed: Seed of row order and dropout.
+        checkpoint: Folder for checkpoints, each written whole or not at all; the newest two are kept.
+        checkpoint_every: Steps between two checkpoints; by default one at the end of every epoch.
+        resume: Continue from the newest whole checkpoint of the same run, if there is one; the weights at the
+            end are those of a run that was never interrupted.
 
     Returns:
         The history, one row an epoch, with columns ``epoch``, ``learning_rate``, ``train_loss`` (as
@@ -93,83 +103,94 @@ def fit(
         is the sum of the tasks' validation losses.
 
     Raises:
-        ValueError: If arguments contradict each other or the data lack a task.
+        ValueError: If arguments contradict each other, the data lack a task, or ``checkpoint`` holds another
+            run.
         FloatingPointError: If a loss is not finite; names the task and the step.
+        RuntimeError: If another process of the same training stops answering.
     """
-    names = [task.name for task in tasks]
-    batches, held_out = _prepare(tasks, train, validation, batch_size, seed)
-    if weighting is not None and balancing is not None:
-        raise ValueError("give a weighting rule or a balancing rule, not both.")
-    if epochs < 1 or (patience is not None and (patience < 1 or held_out is None)):
-        raise ValueError("epochs and patience must be at least 1, and patience needs a validation part.")
+    whole = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "patience": patience,
+        "checkpoint_every": checkpoint_every,
+    }
+    _check_numbers(whole, {"learning_rate": learning_rate, "weight_decay": weight_decay, "clip": clip}, seed)
+    if gradients not in get_args(Gradients):
+        raise ValueError(f"gradients must be one of {get_args(Gradients)}, found {gradients!r}: choose one.")
+    group = ranks.join()
+    batches, held_out = _prepare(model, tasks, train, validation, batch_size, seed)
+    names, place = [task.name for task in tasks], _place(model, device)
+    rule: Any = _rule(names, weighting, balancing).to(place)
+    if lazy_rows and (optimizer is not None or (balancing is not None and gradients == "parameters")):
+        raise ValueError("lazy_rows has its own Adam and sees rows only: leave out optimizer, or balancing.")
+    if patience is not None and held_out is None:
+        raise ValueError(f"patience is {patience} and there is no validation part: give one.")
     if monitor != "loss" and monitor not in names:
-        raise ValueError(f"monitor must be 'loss' or a task among {names}, found {monitor!r}.")
-    rule: Any = weighting if weighting is not None else FixedWeights([1.0] * len(tasks))
-    labelled = getattr(rule, "names", None)
-    if labelled is not None and list(labelled) != names:
         raise ValueError(
-            f"the weights are named {list(labelled)}, the tasks {names}: use one order of names."
+            f"monitor must be 'loss' or a task among {names}, found {monitor!r}: name one of them."
         )
-    if device is not None:
-        model.to(device)
-    place = next(model.parameters()).device
-    rule.to(place)
+    if checkpoint is None and (resume or checkpoint_every is not None):
+        raise ValueError("resume and checkpoint_every need checkpoint: name the folder to read and write.")
     batches = batches.to(place)  # a table that fits in memory moves once
+    batches.part = (group.rank, group.world)
     if balancing is not None:
-        _check_cut(model, batches, names, gradients)
-    stepper = _optimizer(model, rule, optimizer, learning_rate, weight_decay)
-    base_rates = [group["lr"] for group in stepper.param_groups]
-    trained = [p for group in stepper.param_groups for p in group["params"]]
-    draws = torch.Generator().manual_seed(seed)  # for balancing rules that are random
-    history: list[dict[str, Any]] = []
-    best, best_epoch, best_state = math.inf, 0, copy.deepcopy(model.state_dict()) if patience else None
-    steps, done = epochs * len(batches), 0
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), _bar(steps, progress) as bar:
-        torch.manual_seed(seed)
-        for epoch in range(1, epochs + 1):
+        check_cut(model, batches.sample(), names, gradients)
+    by_row = balancing is None or gradients == "representation"
+    optimiser = Optimiser(model, rule, optimizer, learning_rate, weight_decay, by_row, lazy_rows)
+    settings: dict[str, Any] = {"tasks": names, "rows": batches.n_rows, "batch_size": batches.batch_size}
+    settings |= {"epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    settings |= {"clip": clip, "lazy_rows": lazy_rows, "patience": patience, "monitor": monitor, "seed": seed}
+    settings |= {"rule": type(balancing or rule).__name__, "gradients": gradients}
+    group.agree(settings | {"the first rows": runs.digest(batches)})
+    group.copy_first([*model.state_dict().values(), *rule.state_dict().values()])
+    steps = epochs * len(batches)
+    with (
+        torch.random.fork_rng(devices=[place] if place.type == "cuda" else []),
+        optimiser,
+        _bar(steps, progress if group.rank == 0 else False) as bar,
+    ):
+        torch.manual_seed(seed + group.rank)
+        run = Run(model, rule, balancing, optimiser, batches, seed, names, patience is not None)
+        if (
+            checkpoint is not None
+            and runs.resume(run, checkpoint, settings, resume, group)
+            and bar is not None
+        ):
+            bar.update(run.steps)
+        while run.epoch <= epochs and not run.stopped:
             model.train()
-            total, in_epoch, sums, counts = 0.0, 0, torch.zeros(len(tasks)), torch.zeros(len(tasks))
             for batch in batches:
                 if schedule is not None:
-                    for group, rate in zip(stepper.param_groups, base_rates, strict=True):
-                        group["lr"] = rate * schedule(done / steps)
-                stepper.zero_grad(set_to_none=True)
-                losses, combined, weights = _backward(model, tasks, batch, rule, balancing, gradients, draws)
-                done, in_epoch = done + 1, in_epoch + 1
+                    optimiser.set_rate(schedule(run.steps / steps))
+                optimiser.zero()
+                losses = backward(model, tasks, batch, rule, balancing, gradients, run.draws, group)
+                combined, run.steps, run.in_epoch = losses.combined.item(), run.steps + 1, run.in_epoch + 1
                 if not math.isfinite(combined):
-                    _refuse(names, losses, epoch, done)
+                    refuse(names, losses.values, run.epoch, run.steps)
+                optimiser.collect(group)
                 if clip is not None:
-                    nn.utils.clip_grad_norm_(trained, clip)
-                stepper.step()
+                    optimiser.clip(clip)
+                optimiser.step()
                 if hasattr(rule, "after_step"):
-                    rule.after_step(losses)
-                seen = _label_weight(batch, names)
-                total, sums, counts = total + combined, sums + losses.cpu() * seen, counts + seen
+                    rule.after_step(losses.values)
+                run.count(losses, combined)
                 if bar is not None:
                     bar.update(1)
-            means = torch.where(counts > 0, sums / counts, torch.nan)
+                if checkpoint is not None and checkpoint_every and run.steps % checkpoint_every == 0:
+                    runs.checkpoint(run, checkpoint, settings, group)
+            means = torch.where(run.seen > 0, run.sums / run.seen, torch.nan)
             if hasattr(rule, "after_epoch"):
-                rule.after_epoch(means.to(place))
-            row = {
-                "epoch": epoch,
-                "learning_rate": stepper.param_groups[0]["lr"],
-                "train_loss": total / in_epoch,
-            }
-            row |= {f"train_{name}": value for name, value in zip(names, means.tolist(), strict=True)}
-            row |= {f"weight_{name}": value for name, value in zip(names, weights.tolist(), strict=True)}
+                rule.after_epoch(means.to(torch.get_default_dtype()))
+            row = run.row(means)
             if held_out is not None:
-                row |= _validate(model, tasks, held_out)
-            history.append(row)
-            if patience is None:
-                continue
-            if (score := _score(row, tasks, monitor)) < best:
-                best, best_epoch, best_state = score, epoch, copy.deepcopy(model.state_dict())
-            elif epoch - best_epoch >= patience:
-                break
-    if best_state is not None:
-        model.load_state_dict(best_state)
+                row |= group.first(_validate(model, tasks, held_out))
+            run.end_epoch(row, None if patience is None else _score(row, tasks, monitor), patience or 0)
+            if checkpoint is not None:
+                runs.checkpoint(run, checkpoint, settings, group)
+    if run.best_state is not None:
+        model.load_state_dict(run.best_state)
     model.eval()
-    return pd.DataFrame(history)
+    return pd.DataFrame(run.history)
 
 
 def predict(
@@ -187,147 +208,38 @@ def predict(
         (N,) or (N, K) by name.
     """
     links = {task.name: task.link for task in tasks}
-    outputs = _outputs(model, x, batch_size)
+    check: Any = getattr(model, "check", None)
+    if check is not None:
+        check(x)
+    outputs, _ = _outputs(model, Batches(x, {}, batch_size=batch_size, shuffle=False))
     natural = {name: links[name](output) if name in links else output for name, output in outputs.items()}
     return {name: values.cpu().numpy() for name, values in natural.items()}
 
 
-def _outputs(model: nn.Module, x: Mapping[str, Tensor], batch_size: int) -> dict[str, Tensor]:
-    """Raw outputs for a whole set, in evaluation mode."""
+def _outputs(model: nn.Module, batches: Source) -> tuple[dict[str, Tensor], Batch]:
+    """Raw outputs for a whole set, in evaluation mode, and its targets and weights in the same order."""
     model.eval()
-    found: dict[str, list[Tensor]] = {}
+    place = next(model.parameters()).device
+    found: tuple[dict[str, list[Tensor]], ...] = ({}, {}, {})
     with torch.no_grad():
-        for batch in Batches(x, {}, batch_size=batch_size, shuffle=False):
-            for name, output in model(batch.to(next(model.parameters()).device).x).items():
-                found.setdefault(name, []).append(output)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+        for batch in batches:
+            moved = batch.to(place)
+            for parts, new in zip(found, (model(moved.x), moved.y, moved.w), strict=True):
+                for name, values in new.items():
+                    parts.setdefault(name, []).append(values)
+    outputs, y, w = ({name: torch.cat(values) for name, values in part.items()} for part in found)
+    return outputs, Batch({}, y, w)
 
 
-def _prepare(
-    tasks: Sequence[Task], train: Data, validation: Data | None, batch_size: int, seed: int
-) -> tuple[Batches, Batches | None]:
-    check_names(tasks)
-
-    def make(part: str, data: Data, size: int, shuffle: bool) -> Batches:
-        if not isinstance(data, Batches):
-            if len(data) not in (2, 3):
-                raise ValueError(f"{part} must be Batches, (x, y) or (x, y, w), found {len(data)} entries.")
-            x, y, w = (*data, {})[:3]
-            data = Batches(x, y, w, size, shuffle, seed)
-        missing = [task.name for task in tasks if task.name not in data.data.y]
-        if missing:
-            raise ValueError(f"the {part} part has no targets for {missing}; it has {sorted(data.data.y)}.")
-        return data
-
-    held_out = None if validation is None else make("validation", validation, 8192, False)
-    return make("train", train, batch_size, True), held_out
-
-
-def _optimizer(
-    model: nn.Module,
-    rule: nn.Module,
-    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None,
-    learning_rate: float,
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    own = [p for p in model.parameters() if p.requires_grad]
-    rules = list(rule.parameters())
-    if make is not None:
-        return make([*own, *rules])
-    groups: list[dict[str, Any]] = [{"params": own, "weight_decay": weight_decay}]
-    if rules:
-        groups.append({"params": rules, "weight_decay": 0.0})  # decay would drag lambda towards one
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)  # without decay this is Adam
-
-
-def _losses(tasks: Sequence[Task], predictions: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """Losses of all tasks, (T,)."""
-    return torch.stack([task.loss(predictions, batch.y[task.name], batch.w.get(task.name)) for task in tasks])
-
-
-def _label_weight(batch: Batch, names: Sequence[str]) -> Tensor:
-    """Sum of the weights of the observed labels, (T,): what turns batch means into an epoch's mean."""
-    seen = [(~torch.isnan(batch.y[n])) * batch.w.get(n, torch.ones(())).to(batch.y[n].device) for n in names]
-    return torch.stack([s.sum() for s in seen]).cpu().to(torch.get_default_dtype())
-
-
-def _backward(
-    model: Any,
-    tasks: Sequence[Task],
-    batch: Batch,
-    rule: Any,
-    balancing: Any,
-    gradients: Gradients,
-    generator: torch.Generator,
-) -> tuple[Tensor, float, Tensor]:
-    """Fill the gradients for one batch; return the losses (T,), what was minimised, and the weights (T,)."""
-    encoded = model.encode(batch.x)
-    read = encoded
-    if balancing is not None and gradients == "representation":
-        read = Encoded(tuple(z.detach().requires_grad_() for z in encoded.shared), encoded.private)
-    predictions = model.decode(read)
-    losses = _losses(tasks, predictions, batch)
-    penalty = model.penalty(predictions) if hasattr(model, "penalty") else losses.new_zeros(())
-    if balancing is None:
-        combined: Tensor = rule(losses) + penalty
-        torch.autograd.backward(combined)
-        weights = getattr(rule, "weights", torch.full((len(tasks),), math.nan))
-        return losses.detach(), combined.item(), weights.detach()
-    at = model.shared_parameters() if gradients == "parameters" else list(read.shared)
-    rows = [torch.autograd.grad(loss, at, retain_graph=True, materialize_grads=True) for loss in losses]
-    jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]).double()  # (T, P)
-    weights = balancing(jacobian @ jacobian.T, generator=generator)
-    # Decoders get the plain sum; what is shared gets the weighted sum, and the penalty as it is.
-    torch.autograd.backward(losses.sum() + penalty, retain_graph=gradients == "representation")
-    for position, target in enumerate(at):
-        change = sum((a - 1) * row[position] for a, row in zip(weights.to(losses.dtype), rows, strict=True))
-        target.grad = change if target.grad is None else target.grad + change
-    if gradients == "representation":
-        torch.autograd.backward(encoded.shared, [z.grad for z in read.shared])
-    return losses.detach(), (losses.sum() + penalty).item(), weights.detach()
-
-
-def _check_cut(model: Any, batches: Batches, names: Sequence[str], gradients: Gradients) -> None:
-    """Refuse to balance what is not shared; warn where the representation cannot see a conflict."""
-    if gradients == "parameters":
-        if not model.shared_parameters():
-            raise ValueError(f"{type(model).__name__} shares no parameter: there is nothing to balance.")
-        return
-    with torch.no_grad():
-        one = batches.data.x
-        if not model.encode({key: value[:2] for key, value in one.items()}).shared:
-            raise ValueError(
-                f"{type(model).__name__} has no shared representation: use gradients='parameters'."
-            )
-    seen = torch.stack([~torch.isnan(batches.data.y[name]) for name in names]).sum(0)
-    overlap = (seen > 1).sum().item() / max((seen > 0).sum().item(), 1)
-    if overlap < 0.5:
-        warnings.warn(
-            f"only {overlap:.0%} of the labelled rows have more than one label: at the representation, tasks "
-            "on different rows look orthogonal and all becomes the plain sum; use gradients='parameters'.",
-            stacklevel=3,
-        )
-
-
-def _refuse(names: Sequence[str], losses: Tensor, epoch: int, step: int) -> None:
-    found = dict(zip(names, losses.tolist(), strict=True))
-    wrong = ", ".join(f"{name!r} is {loss}" for name, loss in found.items() if not math.isfinite(loss))
-    raise FloatingPointError(
-        f"the loss of task {wrong or 'weights or penalty'} at step {step} (epoch {epoch}): look for "
-        "infinite inputs, lower the learning rate, or clip the gradient (clip=1.0)."
-    )
-
-
-def _validate(model: nn.Module, tasks: Sequence[Task], held_out: Batches) -> dict[str, float]:
+def _validate(model: nn.Module, tasks: Sequence[Task], held_out: Source) -> dict[str, float]:
     """Losses and metrics of every task over the whole validation part."""
-    x, y, w = held_out.data
-    outputs = _outputs(model, x, held_out.batch_size)
-    losses = _losses(tasks, outputs, Batch(x, y, w).to(next(model.parameters()).device)).tolist()
+    outputs, labels = _outputs(model, held_out.in_order())
+    losses = quotient(*totals(tasks, outputs, labels)).tolist()
     row = {"validation_loss": sum(losses)}
     for task, loss in zip(tasks, losses, strict=True):
         row[f"validation_{task.name}"] = loss
-        label = y[task.name].cpu().numpy().astype(np.float64)
-        weight = w[task.name].cpu().numpy() if task.name in w else None
+        label = labels.y[task.name].cpu().numpy().astype(np.float64)
+        weight = labels.w[task.name].cpu().numpy() if task.name in labels.w else None
         found = task.metrics(label, task.link(outputs[task.name]).cpu().numpy(), weight)
         row |= {f"validation_{task.name}_{metric}": value for metric, value in found.items()}
     return row
@@ -340,6 +252,80 @@ def _score(row: Mapping[str, float], tasks: Sequence[Task], monitor: str) -> flo
     task = next(task for task in tasks if task.name == monitor)
     value = row[f"validation_{task.name}_{task.main}"]
     return -value if task.higher_is_better else value
+
+
+def _prepare(
+    model: Any, tasks: Sequence[Task], train: Data, validation: Data | None, batch_size: int, seed: int
+) -> tuple[Source, Source | None]:
+    """Training and validation part as batches, checked against tasks and model."""
+    check_names(tasks)
+    if not all(hasattr(model, method) for method in ("encode", "decode", "shared_parameters")):
+        found = f"found {type(model).__name__}"
+        raise TypeError(f"model must have encode, decode and shared_parameters, {found}: see mtl_ref.models.")
+
+    def make(part: str, data: Any, size: int, shuffle: bool) -> Source:
+        if isinstance(data, tuple) and len(data) in (2, 3):
+            x, y, w = (*data, {})[:3]
+            data = Batches(x, y, w, size, shuffle, seed)
+        if not hasattr(data, "in_order"):
+            found = f"{len(data)} entries" if isinstance(data, tuple) else type(data).__name__
+            raise ValueError(
+                f"{part} is neither Batches nor Shards, found {found}: give (x, y) or (x, y, w)."
+            )
+        missing = [task.name for task in tasks if task.name not in data.names]
+        if missing:
+            has = f"it has {sorted(data.names)}"
+            raise ValueError(f"the {part} part has no targets for {missing}, {has}: read them with targets.")
+        sample = data.sample()
+        for task in tasks:
+            task.check(sample.y[task.name])
+        if hasattr(model, "check"):
+            model.check(sample.x)
+        return data  # type: ignore[no-any-return]
+
+    held_out = None if validation is None else make("validation", validation, 8192, False)
+    return make("train", train, batch_size, True), held_out
+
+
+def _check_numbers(whole: Mapping[str, Any], positive: Mapping[str, Any], seed: Any) -> None:
+    """Refuse arguments that are no numbers, or out of range, before anything is touched."""
+    for name, value in whole.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}: correct it.")
+    for name, value in positive.items():
+        least = 1e-300 if name == "clip" else 0.0  # clipping to nothing would train nothing
+        if value is not None and not (isinstance(value, (int, float)) and least <= value < math.inf):
+            raise ValueError(f"{name} must be finite and not negative, found {value!r}: correct it.")
+    if not isinstance(seed, int):
+        raise ValueError(f"seed must be a whole number, found {seed!r}: correct it.")
+
+
+def _rule(names: list[str], weighting: nn.Module | None, balancing: nn.Module | None) -> nn.Module:
+    """The weighting rule; lambda one where none is given."""
+    if weighting is not None and balancing is not None:
+        raise ValueError("weighting and balancing exclude each other: give one rule.")
+    rule = weighting if weighting is not None else FixedWeights([1.0] * len(names))
+    given: object = rule
+    if not isinstance(given, nn.Module):
+        found = type(given).__name__
+        raise TypeError(f"weighting must be a rule, found {found}: write FixedWeights({{'task': 1.0, ...}}).")
+    labelled = getattr(rule, "names", None)
+    if labelled is not None and list(labelled) != names:
+        raise ValueError(
+            f"the weights are of {list(labelled)}, the tasks are {names}: use one order of names."
+        )
+    return rule
+
+
+def _place(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        try:
+            model.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"device {device!r} is not to be had here: choose 'cpu' or install it."
+            ) from error
+    return next(model.parameters()).device
 
 
 def _bar(steps: int, progress: bool | None) -> Any:

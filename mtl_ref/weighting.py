@@ -28,10 +28,18 @@ class FixedWeights(nn.Module):
 
     def __init__(self, weights: Sequence[float] | Mapping[str, float]) -> None:
         super().__init__()
+        given: object = weights  # whatever the annotation promises
+        if isinstance(given, str) or not isinstance(given, (Mapping, Sequence)):
+            raise TypeError(f"weights must be a list or a dictionary by task, found {weights!r}: write one.")
         self.names = tuple(weights) if isinstance(weights, Mapping) else None
-        values = [float(v) for v in (weights.values() if isinstance(weights, Mapping) else weights)]
-        if not values or any(not math.isfinite(v) or v < 0 for v in values) or not any(values):
-            raise ValueError(f"weights must be finite, not negative and not all zero, found {values}.")
+        named = dict(weights.items() if isinstance(weights, Mapping) else enumerate(weights))
+        for name, value in named.items():
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                what = f"the weight of task {name!r} must be a finite number of at least 0"
+                raise ValueError(f"{what}, found {value!r}: correct it.")
+        values = [float(value) for value in named.values()]
+        if not any(values):
+            raise ValueError(f"all weights are zero, found {values}: give one task a positive weight.")
         self.register_buffer("weights", torch.tensor(values))
 
     def forward(self, losses: Tensor) -> Tensor:

@@ -70,10 +70,10 @@ def test_a_saved_position_continues_with_the_next_batch(n: int, size: int, stop:
     [
         (lambda: Batches({}, {}), "x holds no tensor"),
         (lambda: Batches({"n": torch.zeros(2)}, {"a": torch.zeros(3)}), "same number of rows"),
-        (lambda: Batches({"n": torch.zeros(2)}, {}, {"a": torch.zeros(2)}), "not among the tasks"),
+        (lambda: Batches({"n": torch.zeros(2)}, {}, {"a": torch.zeros(2)}), "use one set of names"),
         (lambda: Batches({"n": torch.zeros(0)}, {}), "no rows"),
-        (lambda: make(3, batch_size=0), "batch_size must be at least 1"),
-        (lambda: make(3).load_state_dict(make(4).state_dict()), "the position is of 4 rows"),
+        (lambda: make(3, batch_size=0), "batch_size must be a whole number"),
+        (lambda: make(3).load_state_dict(make(4).state_dict()), "the position is not of these batches"),
     ],
 )
 def test_bad_input_is_refused(build, message: str) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_ref.features import Features, tokenize
+from mtl_ref.moments import Moments
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -159,6 +160,70 @@ def test_a_row_does_not_depend_on_its_batch(
 def test_the_order_of_training_rows_does_not_matter(train: pd.DataFrame, seed: int) -> None:
     features = new_features().fit(train)
     assert new_features().fit(train.sample(frac=1, random_state=seed))._state() == features._state()
+
+
+def cut(table: pd.DataFrame, places: list[int]) -> list[pd.DataFrame]:
+    """The rows in parts, some of which may be empty."""
+    edges = [0, *sorted(place % (len(table) + 1) for place in places), len(table)]
+    return [table.iloc[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+@quick
+@given(train=tables, places=st.lists(st.integers(0, 12), max_size=5), seed=st.integers(0, 100))
+def test_how_the_training_rows_are_cut_does_not_matter(
+    train: pd.DataFrame, places: list[int], seed: int
+) -> None:
+    whole = new_features(min_count=2).fit(train)._state()
+    shuffled = train.sample(frac=1, random_state=seed)
+    for parts in (cut(train, places), iter(cut(shuffled, places)), (part for part in [train])):
+        state = new_features(min_count=2).fit(parts)._state()
+        assert state | {"scales": None} == whole | {"scales": None}
+        for found, expected in zip(state["scales"], whole["scales"], strict=True):
+            assert found[2] == expected[2]
+            assert found[:2] == pytest.approx(expected[:2], rel=1e-9, abs=1e-9)
+            assert (found[1] == 0) == (expected[1] == 0)
+
+
+@quick
+@given(
+    values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30).filter(lambda v: np.ptp(v) > 1e-3),
+    places=st.lists(st.integers(0, 30), max_size=8),
+    unit=st.sampled_from([1e-290, 1.0, 1e290]),
+    shift=st.sampled_from([0.0, 1e6]),
+)
+def test_the_scale_of_parts_is_that_of_the_whole(
+    values: list[float], places: list[int], unit: float, shift: float
+) -> None:
+    numbers = (np.array(values) + shift) * unit
+    moments = Moments()
+    for part in np.split(numbers, sorted(place % (len(values) + 1) for place in places)):
+        moments = moments.merged(Moments.of(part))
+    mean, deviation = moments.scale("price")
+    rounding = 1e-12 * np.abs(numbers).max()
+    assert abs(mean - np.mean(numbers / unit) * unit) <= rounding
+    assert abs(deviation - np.std(numbers / unit) * unit) <= rounding
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "message"),
+    [
+        ([], ValueError, "needs training rows"),
+        ([shop.iloc[:0], shop.iloc[:0]], ValueError, "needs training rows"),
+        ([shop, shop.drop(columns="price")], KeyError, "column 'price' is not in the table"),
+        ([shop, shop.assign(spend=np.inf)], ValueError, "column 'spend' holds inf"),
+        ([shop.assign(price=1e301), shop], ValueError, "column 'price' holds numbers too large"),
+        ([shop.assign(price=np.nan)] * 2, ValueError, "column 'price' has no value in the training rows"),
+        ([shop, {"item": ["scarf"]}], TypeError, "reads a pandas DataFrame, found dict"),
+        ("shop.parquet", TypeError, "reads a pandas DataFrame, found str"),
+        (None, TypeError, "reads a pandas DataFrame, found NoneType"),
+    ],
+)
+def test_mistakes_in_parts(parts: Any, error: type[Exception], message: str) -> None:
+    features = new_features().fit(shop)
+    learnt = copy.deepcopy(features._state())
+    with pytest.raises(error, match=message):
+        features.fit(parts)
+    assert features._state() == learnt
 
 
 @quick

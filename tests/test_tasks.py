@@ -248,7 +248,7 @@ def test_bad_tasks_are_refused() -> None:
     ):
         with pytest.raises(ValueError):
             make()
-    with pytest.raises(ValueError, match=r"must be \(3,\), found \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"must be \(B,\), found \(3, 1\) for a target of \(3,\)"):
         Binary("b").loss({"b": torch.zeros(3, 1)}, torch.zeros(3))
 
 

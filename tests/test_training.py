@@ -305,10 +305,22 @@ def test_warns_and_refuses_at_the_representation() -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_the_task_and_the_step() -> None:
     x, y = data()
-    x = copy.deepcopy(x)
-    x["numeric"][70] = torch.inf
+    y["rating"][70] = 1e200  # its square is infinite
     with pytest.raises(FloatingPointError, match=r"'rating' is (nan|inf).*step 2 \(epoch 1\)"):
         fit(model(), TASKS, Batches(x, y, batch_size=64, shuffle=False))
+
+
+def test_an_input_that_the_encoder_cannot_read_is_refused_before_training() -> None:
+    x, y = data()
+    made = model()
+    before = weights(made)
+    for part, row, value, named in (("numeric", 70, torch.inf, "inf"), ("categorical", 3, 6, "holds 6 in column")):
+        wrong = copy.deepcopy(x)
+        wrong[part][row, 1] = value
+        for refused in (lambda: fit(made, TASKS, (wrong, y)), lambda: predict(made, TASKS, wrong)):  # noqa: B023
+            with pytest.raises(ValueError, match=f"'{part}'.*{named}"):
+                refused()
+    assert torch.equal(before, weights(made))
 
 
 def test_a_count_task_trains_beside_the_others() -> None:
@@ -324,10 +336,10 @@ def test_a_count_task_trains_beside_the_others() -> None:
 @pytest.mark.parametrize(
     "options,message",
     [
-        ({"epochs": 0}, "epochs and patience"),
-        ({"patience": 2}, "patience needs a validation part"),
+        ({"epochs": 0}, "epochs must be a whole number"),
+        ({"patience": 2}, "there is no validation part"),
         ({"monitor": "price"}, "monitor must be 'loss' or a task"),
-        ({"weighting": FixedWeights([1, 1]), "balancing": Constant(1.0, 1.0)}, "not both"),
+        ({"weighting": FixedWeights([1, 1]), "balancing": Constant(1.0, 1.0)}, "exclude each other"),
         ({"weighting": FixedWeights({"purchase": 1, "rating": 1})}, "use one order of names"),
         (
             {"rows": ({"numeric": torch.zeros(2, 3)}, {"rating": torch.zeros(2)})},
