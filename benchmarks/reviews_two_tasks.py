@@ -24,7 +24,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
-from study import Rows, Study, choose
+from study import PIPELINE, Rows, Study, choose
 
 from mtl_ref.datasets import reviews
 from mtl_ref.encoders import TabularEncoder
@@ -205,19 +205,7 @@ STUDY = Study(
     unit=unit,
     models=MODELS,
     replicates=10,
-    code=(
-        "datasets",
-        "features",
-        "batches",
-        "metrics",
-        "labels",
-        "tasks",
-        "encoders",
-        "models",
-        "weighting",
-        "training",
-        "evaluation",
-    ),
+    code=(*PIPELINE, "datasets", "evaluation", "folding"),
     trainings=10 * 4 * (2 + 2 + 2 + 1 + 1),
     hours=2.0,
     data=("reviews",),

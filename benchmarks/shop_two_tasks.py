@@ -24,7 +24,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import OneHotEncoder
-from study import Rows, Study, choose
+from study import PIPELINE, Rows, Study, choose
 
 from mtl_ref.encoders import TabularEncoder
 from mtl_ref.evaluation import evaluate
@@ -205,18 +205,7 @@ STUDY = Study(
     unit=unit,
     models=MODELS,
     replicates=10,
-    code=(
-        "market",
-        "features",
-        "batches",
-        "metrics",
-        "labels",
-        "tasks",
-        "encoders",
-        "models",
-        "weighting",
-        "training",
-    ),
+    code=(*PIPELINE, "market", "shop"),
     trainings=10 * 8 * (2 + 2 + 2 + 1 + 1),
     hours=2.0,
 )

@@ -29,6 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
 KEY = ["replicate", "model", "task", "metric"]
 Rows = list[dict[str, Any]]
+# The package files that a training with `fit` depends on, whatever the data.
+PIPELINE = (
+    *("moments", "features", "batches", "checks", "metrics", "labels", "tasks", "encoders", "models"),
+    *("weighting", "ranks", "optimisers", "steps", "runs", "training"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Multi-task learning for shops: a small reference package, to be read and to be copied.
 
-The files follow the seven steps of a multi-task project, in the order in which data flows:
+The files follow the seven steps of a multi-task project, in the order in which data flows;
+``checks`` refuses bad input for all of them:
 
 1. data: ``shop`` and ``market`` (a simulated shop whose truth is known), ``datasets`` (real)
 2. features: ``features`` (tables to numbers; its arithmetic in ``moments``), ``batches`` (tensors to batches)
@@ -9,7 +10,7 @@ The files follow the seven steps of a multi-task project, in the order in which 
 4. model: ``encoders`` (F), ``models`` (F with one head G_i per task)
 5. training: ``weighting`` (rules that combine losses), ``ranks`` (several processes), ``checkpoints``,
    ``optimisers``, ``steps`` (one batch), ``runs`` (where a training stands), ``training`` (``fit``)
-6. evaluation: ``evaluation`` (intervals, paired comparisons, the sceptic's probes)
+6. evaluation: ``evaluation`` (intervals, paired comparisons, the sceptic's probes; inside it ``folding``)
 7. application: ``fusion`` (several scores, one order), ``serving`` (a model bundle), ``rows`` and
    ``onnx_export`` (the bundle without torch), ``monitoring``, ``payloads``, ``workers`` and ``service``
    (the bundle behind HTTP), ``plots``

@@ -78,9 +78,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or was cut short: remove it, an older checkpoint will be used.")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(rest), weights_only=True, map_location="cpu")
-    except Exception as error:  # a foreign file with a right sum: torch raises a dozen kinds
-        reason = str(error).splitlines()[0][:120]
-        raise ValueError(f"{path} holds more than tensors and plain data ({reason}): remove it.") from error
+    except Exception as error:  # a foreign file with a right sum: torch raises a dozen kinds, with bad advice
+        raise ValueError(f"{path} holds more than tensors and plain data: remove it.") from error
     return state
 
 
@@ -104,7 +103,8 @@ def newest(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
             warnings.warn(f"{problem} Continuing from {path.name}.", stacklevel=3)
         return state
     if problems:
-        raise ValueError(f"no checkpoint in {folder} can be used: {' '.join(problems)}")
+        count = f"found {len(problems)} that are damaged or were cut short"
+        raise ValueError(f"no checkpoint in {folder} can be used, {count}: remove them and start anew.")
     return None
 
 

@@ -159,8 +159,8 @@ def available(name: str) -> bool:
     Raises:
         ValueError: If there is no such data set.
     """
-    if name not in SOURCES:
-        raise ValueError(f"there is no data set {name!r}; the data sets are {', '.join(SOURCES)}")
+    if name not in list(SOURCES):
+        raise ValueError(f"there is no data set {name!r}, only {', '.join(SOURCES)}: name one of them.")
     try:
         return _stored(SOURCES[name]) is not None
     except DataError:  # MTL_REF_DATA names no folder
@@ -306,7 +306,7 @@ def census_income(part: str = "test") -> pd.DataFrame:
         DataError: If no copy can be read or downloaded, or its bytes are not the original ones.
     """
     if part not in ("test", "train"):
-        raise ValueError(f"part must be 'test' or 'train', not {part!r}")
+        raise ValueError(f"part must be 'test' or 'train', not {part!r}: choose one of them.")
     data = _original(SOURCES["census_income" if part == "test" else "census_income_train"])
     table = _read_csv(data, _CENSUS, header=None, missing=" ?")
     for field in table.columns[table.dtypes == "string"]:
@@ -327,7 +327,7 @@ def _stored(source: Source) -> Path | None:
     folders = [_cache(source)]
     if root := os.environ.get("MTL_REF_DATA"):
         if not Path(root).expanduser().is_dir():
-            raise DataError(f"MTL_REF_DATA names {root!r}, which is no folder: correct it or unset it")
+            raise DataError(f"MTL_REF_DATA names {root!r}, which is no folder: correct it or unset it.")
         folders.insert(0, Path(root).expanduser() / source.folder)
     names = [source.file, f"{source.file}.gz", source.saved_as]
     if source is SOURCES["online_retail"]:
@@ -339,8 +339,8 @@ def _stored(source: Source) -> Path | None:
 def _remedy(source: Source) -> str:
     """What to do about a data set that cannot be read, as the end of a sentence."""
     account = " (a free account is needed)" if source.account else ""
-    folder = f"sub-folder {source.folder!r} of the folder that the environment variable MTL_REF_DATA names"
-    return f"take the official {source.file!r} from {source.url}{account} and put it into the {folder}"
+    folder = f"sub-folder {source.folder!r} of the folder in the environment variable MTL_REF_DATA"
+    return f"take {source.file!r} from {source.url}{account} and put it into {folder}."
 
 
 def _download(source: Source) -> Path:

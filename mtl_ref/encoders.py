@@ -118,6 +118,8 @@ def perceptron(widths: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     Returns:
         The layers; empty (the identity) for a single width.
     """
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be a number from 0 to below 1, found {dropout!r}: correct it.")
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])
@@ -159,7 +161,9 @@ class TabularEncoder(nn.Module):
         whole("hidden", hidden)
         unknown = set(sizes) - {"categorical", "numeric", "text"}
         if unknown:
-            raise ValueError(f"sizes may hold categorical, numeric and text; found {sorted(unknown)}.")
+            raise ValueError(
+                f"sizes may hold categorical, numeric and text, found {sorted(unknown)}: remove it."
+            )
         self.config: dict[str, Any] = {
             "class": "TabularEncoder",
             "sizes": {
@@ -182,18 +186,21 @@ class TabularEncoder(nn.Module):
         """Refuse inputs that this encoder cannot read; ``fit`` and ``predict`` call it once per table.
 
         Raises:
+            TypeError: If a part is no tensor.
             ValueError: Names the part, what was found and what to do.
         """
-        sizes, advice = (
-            self.config["sizes"],
-            "give the tensors of the Features that the encoder was sized by.",
-        )
+        sizes = self.config["sizes"]
+        advice = "give the tensors of the Features that the encoder was sized by."
+        if not isinstance(x, Mapping):
+            raise TypeError(f"x must be a dictionary of tensors, found {type(x)}: {advice}")
         ids = {"categorical": sizes.get("categorical") or [], "text": [sizes.get("text") or 0]}
         widths = {"categorical": len(ids["categorical"]), "numeric": sizes.get("numeric") or 0}
         for part in [name for name in ("categorical", "numeric", "text") if sizes.get(name)]:
             if part not in x:
                 raise ValueError(f"x lacks {part!r}, found {sorted(x)}: {advice}")
             value, width = x[part], widths.get(part)
+            if not isinstance(value, Tensor):
+                raise TypeError(f"x[{part!r}] must be a tensor, found {type(value)}: {advice}")
             if value.ndim != 2 or value.shape[1] != (width or value.shape[1]):
                 wanted = f"(N, {width or 'L'})"
                 raise ValueError(f"x[{part!r}] must be {wanted}, found {tuple(value.shape)}: {advice}")

@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from sklearn.metrics import r2_score
-from sklearn.tree import DecisionTreeRegressor
 
+from . import checks, folding
 from .metrics import auc
-from .tasks import Task
+from .tasks import Task, check_names
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -84,19 +84,27 @@ def evaluate(
 
     Raises:
         KeyError: if targets or predictions lack a task.
+        ValueError: if they cannot be measured; names the task.
     """
+    check_names(tasks)
     rows = []
     for task in tasks:
         for source, what in ((y, "targets"), (predictions, "predictions")):
             if task.name not in source:
-                raise KeyError(f"the {what} lack task {task.name!r}, found {sorted(source)}.")
-        target, prediction = np.asarray(y[task.name], dtype=float), np.asarray(predictions[task.name])
-        if len(target) != len(prediction):
-            raise ValueError(f"task {task.name!r}: {len(target)} targets, {len(prediction)} predictions.")
+                raise KeyError(f"the {what} lack task {task.name!r}, found {sorted(source)}: add them.")
         measure: Callable[..., dict[str, float]] = task.metrics
-        extra = [np.asarray(weights[task.name], dtype=float)] if weights and task.name in weights else []
-        observed = int((~np.isnan(target)).sum())
-        for metric, value in measure(target, prediction, *extra).items():
+        try:
+            target = checks.array("target", y[task.name])
+            prediction = checks.array("prediction", predictions[task.name])
+            if target.ndim != 1 or prediction.shape[:1] != target.shape:
+                found = f"{target.size} targets, {len(np.atleast_1d(prediction))} predictions"
+                raise ValueError(f"found {found}: give one of each per row.")
+            weighted = weights is not None and task.name in weights
+            extra = [checks.array("weights", weights[task.name])] if weights and weighted else []
+            observed, measured = int((~np.isnan(target)).sum()), measure(target, prediction, *extra)
+        except ValueError as error:
+            raise ValueError(f"task {task.name!r}: {error}") from error
+        for metric, value in measured.items():
             main = metric == task.main
             higher = task.higher_is_better if main else _HIGHER.get(metric)
             rows.append((task.name, metric, value, higher, main, observed))
@@ -124,17 +132,23 @@ def relative_gains(table: pd.DataFrame, control: pd.DataFrame, smallest: float =
         ValueError: if the tables do not hold the same tasks, a value is missing, or a control is too close to
             chance.
     """
+    for results in (table, control):
+        checks.columns(results, "task", "metric", "value", "higher_is_better", "main")
     model, base = (t[t["main"].astype(bool)].set_index("task") for t in (table, control))
     if dict(model["metric"]) != dict(base["metric"]) or model.empty:
-        raise ValueError(f"the tables hold different tasks: {dict(model['metric'])}, {dict(base['metric'])}.")
+        found = f"{str(dict(model['metric']))[:80]} and {str(dict(base['metric']))[:80]}"
+        raise ValueError(f"the tables hold different tasks, found {found}: evaluate both alike.")
+    model["value"], base["value"] = (
+        checks.array("value", model["value"]),
+        checks.array("value", base["value"]),
+    )
     base, higher = base.loc[model.index], model["higher_is_better"].astype(bool)
     room = base["value"] - model["metric"].map(_CHANCE).fillna(0.0)
     wrong = ~(room > higher * smallest) | model["value"].isna()
     if wrong.any():
         names = list(model.index[wrong])
-        raise ValueError(
-            f"no relative gain for {names}: a value is missing or the control is at chance level."
-        )
+        problem = f"no relative gain for {names}, where a value is missing or the control is at chance level"
+        raise ValueError(f"{problem}: compare the metrics themselves.")
     gain = (model["value"] - base["value"]) * np.where(higher, 1.0, -1.0) / room
     return gain.rename("relative_gain")
 
@@ -185,11 +199,12 @@ def split(
         ValueError: if the fractions do not sum to one, a part stays empty, a time is missing, or both ways
             are asked for.
     """
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        raise ValueError(f"fractions must be positive and sum to one, found {tuple(fractions)}.")
+    shares = checks.array("fractions", fractions)
+    if shares.ndim != 1 or not (shares > 0).all() or not abs(shares.sum() - 1) < 1e-9:
+        raise ValueError(f"fractions must be positive and sum to one, found {fractions}: correct them.")
     if time is not None and groups is not None:
         raise ValueError("split by time or by groups, not both: a group may lie on both sides of a date.")
-    code = _codes(table, groups if time is None else time)
+    code = folding.codes(table, groups if time is None else time)
     if time is not None and table[time].isna().any():
         raise ValueError(f"column {time!r} lacks a time in {table[time].isna().sum()} rows: drop them first.")
     size = np.bincount(code)
@@ -199,7 +214,8 @@ def split(
     part = np.searchsorted(np.cumsum(fractions)[:-1], middle, side="right")[code]
     parts = tuple(table[part == i] for i in range(len(fractions)))
     if any(p.empty for p in parts):
-        raise ValueError(f"parts of {[len(p) for p in parts]} rows: there are too few rows or groups.")
+        found = f"found parts of {[len(p) for p in parts]} rows"
+        raise ValueError(f"there are too few rows or groups for {len(parts)} parts, {found}: ask for fewer.")
     return parts
 
 
@@ -233,8 +249,13 @@ def cross_validate(
         ValueError: if there are fewer rows or groups than folds.
     """
     results = []
-    for fold, (train, test) in enumerate(_folds(table, folds, groups, strata, seed)):
+    for fold, (train, test) in enumerate(folding.deal(table, folds, groups, strata, seed)):
         result = run(table.iloc[train], table.iloc[test], fold)
+        if not isinstance(result, (pd.DataFrame, pd.Series, Mapping)):
+            found = f"found {type(result).__name__}"
+            raise TypeError(
+                f"run must return a dict, a Series or a table, {found}: return {{'name': value}}."
+            )
         frame = result.copy() if isinstance(result, pd.DataFrame) else pd.DataFrame([dict(result)])
         frame.insert(0, "fold", fold)
         results.append(frame)
@@ -270,11 +291,20 @@ def bootstrap_interval(
         ValueError: if the arrays differ in length, or the metric is undefined on more than 5 % of the
             resamples.
     """
-    data = [np.asarray(a) for a in arrays]
-    ids = np.arange(len(data[0])) if clusters is None else np.asarray(clusters)
-    if {len(a) for a in data} != {len(ids)} or not len(ids) or pd.isna(ids).any():
-        raise ValueError(f"arrays of {[len(a) for a in data]} rows, {len(ids)} ids: give one per row.")
-    code = pd.factorize(ids)[0]
+    checks.whole("repeats", repeats, "resample")
+    checks.between("level", level, 0, 1)
+    data, cluster = (
+        [checks.at_least_1d(a) for a in arrays],
+        None if clusters is None else checks.at_least_1d(clusters),
+    )
+    shapes = [a.shape[:1] for a in data]
+    ids = cluster if cluster is not None else np.arange(len(data[0]) if data else 0)
+    if set(shapes) != {ids.shape} or not len(ids) or pd.isna(ids).any():
+        found = f"arrays of {[n for (n,) in shapes]} rows and ids of shape {ids.shape}"
+        raise ValueError(
+            f"arrays and cluster ids differ in length or are missing, {found}: give one per row."
+        )
+    code = checks.groups("clusters", ids)[0]
     by_cluster, size = np.argsort(code, kind="stable"), np.bincount(code)
     start, n = np.cumsum(size) - size, len(size)
     rng, values = np.random.default_rng(seed), np.empty(repeats)
@@ -286,7 +316,7 @@ def bootstrap_interval(
         rows = by_cluster[np.arange(len(shift)) + shift]
         values[repeat] = metric(*(a[rows] for a in data))
     if (lost := np.isnan(values).mean()) > 0.05:
-        raise ValueError(f"the metric is undefined on {lost:.0%} of the resamples: there are too few rows.")
+        raise ValueError(f"the metric is undefined on {lost:.0%} of the resamples: measure it on more rows.")
     low, high = np.nanquantile(values, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(metric(*data)), float(low), float(high), n)
 
@@ -344,9 +374,12 @@ def replicate_interval(values: ArrayLike, level: float = 0.95, test_per_train: f
     Raises:
         ValueError: if there are fewer than two values or one is missing.
     """
-    x = np.asarray(values, dtype=float)
+    x = checks.array("values", values)
     if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
-        raise ValueError(f"an interval needs at least two finite values in a row, found {x.tolist()}.")
+        found = f"found {str(x.tolist())[:60]}"
+        raise ValueError(f"an interval needs at least two finite values in a row, {found}: add replicates.")
+    checks.between("level", level, 0, 1)
+    checks.between("test_per_train", test_per_train, -1e-9, np.inf)
     half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) * np.sqrt(1 / len(x) + test_per_train)
     return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half), len(x))
 
@@ -371,11 +404,12 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95, seed: int
     Raises:
         ValueError: if the lengths differ, there are fewer than two pairs, or a value is missing.
     """
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    first, second = checks.array("values", a), checks.array("values", b)
     if first.shape != second.shape:
-        raise ValueError(f"pairs need equal lengths, found {first.shape} and {second.shape}.")
-    d, n = first - second, len(first)
-    interval = replicate_interval(d, level)
+        found = f"found {first.shape} and {second.shape}"
+        raise ValueError(f"pairs need equal lengths, {found}: give both results of each replicate.")
+    d = first - second
+    interval, n = replicate_interval(d, level), d.size
     if n <= 16:
         sums = (1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)) @ d
     else:
@@ -436,17 +470,21 @@ def leakage_probe(
         KeyError: if the table lacks a column.
         ValueError: if the label is not numeric or constant.
     """
-    _require(table, *features, label)
+    if isinstance(features, str):
+        raise TypeError(f"features must be a list of columns, found {features!r}: write [{features!r}].")
+    checks.columns(table, *features, label)
     table = table[table[label].notna()]
     table = table.sample(rows, random_state=seed) if len(table) > rows else table
     if not pd.api.types.is_numeric_dtype(table[label]) or table[label].nunique() < 2:
         raise ValueError(f"label {label!r} must hold numbers, at least two different ones: encode it first.")
+    if np.isinf(table[label].to_numpy(dtype=float)).any():
+        raise ValueError(f"label {label!r} holds an infinite number: correct it or leave it empty.")
     y, binary = table[label].to_numpy(dtype=float), table[label].nunique() == 2
     y = (y == y.max()).astype(float) if binary else y
     limit = threshold if threshold is not None else 0.9 if binary else 0.8
     measure: Callable[..., float] = auc if binary else r2_score
-    parts = _folds(table, folds, groups, label if binary else None, seed)
-    scores = [_probe(table[name], y, parts, measure, seed) for name in features]
+    parts = folding.deal(table, folds, groups, label if binary else None, seed)
+    scores = [folding.probe(table[name], y, parts, measure, seed) for name in features]
     found = pd.DataFrame({"feature": list(features), "metric": "auc" if binary else "r2", "score": scores})
     found["threshold"] = limit
     found["suspicious"] = found["score"] >= limit
@@ -470,56 +508,3 @@ def claim(statement: str, holds: bool | np.bool_, evidence: str) -> None:
     if not holds:
         raise AssertionError(f"Claim does not hold: {statement} ({evidence})")
     print(f"Claim holds: {statement} ({evidence})")
-
-
-def _require(table: pd.DataFrame, *columns: str) -> None:
-    for column in columns:
-        if column not in table.columns:
-            raise KeyError(f"the table has no column {column!r}, found {list(table.columns)}.")
-
-
-def _codes(table: pd.DataFrame, columns: Columns | None) -> Index:
-    """Number the distinct values of a column (of columns together) in sorted order, or every row; (N,)."""
-    if columns is None:
-        return np.arange(len(table))
-    names = [columns] if isinstance(columns, str) else list(columns)
-    _require(table, *names)
-    return np.asarray(table.groupby(names, dropna=False, observed=True).ngroup(), dtype=np.intp)
-
-
-def _folds(
-    table: pd.DataFrame, folds: int, groups: Columns | None, strata: Columns | None, seed: int
-) -> list[tuple[Index, Index]]:
-    """Rows to train and to test on, by fold: groups in random order, sorted by stratum, dealt like cards."""
-    group = _codes(table, groups)
-    _, first = np.unique(group, return_index=True)  # a group has the stratum of its first row
-    order = np.random.default_rng(seed).permutation(len(first))
-    if not 2 <= folds <= len(order):
-        raise ValueError(f"{folds} folds of {len(order)} rows or groups: choose at least 2, at most all.")
-    if strata is not None:
-        order = order[np.argsort(_codes(table, strata)[first][order], kind="stable")]
-    fold = np.empty(len(order), dtype=np.intp)
-    fold[order] = np.arange(len(order)) % folds
-    return [(np.flatnonzero(fold[group] != k), np.flatnonzero(fold[group] == k)) for k in range(folds)]
-
-
-def _probe(
-    column: pd.Series, y: Array, parts: list[tuple[Index, Index]], measure: Callable[..., float], seed: int
-) -> float:
-    """How well one feature alone predicts labels it has not seen; mean over folds."""
-    column = column.astype("int64").where(column.notna()) if column.dtype.kind in "mM" else column
-    code, scores = pd.factorize(column, use_na_sentinel=False)[0], []
-    numeric, limit = (
-        pd.api.types.is_numeric_dtype(column),
-        np.finfo(np.float32).max,
-    )  # a tree's largest number
-    values = column.to_numpy(dtype=float, na_value=np.nan).clip(-limit, limit)[:, None] if numeric else code
-    for train, test in parts:
-        if numeric:
-            tree = DecisionTreeRegressor(max_depth=4, min_samples_leaf=5, random_state=seed)
-            guess = tree.fit(values[train], y[train]).predict(values[test])
-        else:
-            total, rows = (np.bincount(code[train], w, code.max() + 1) for w in (y[train], None))
-            guess = ((total + y[train].mean()) / (rows + 1))[code[test]]  # drawn to the mean by one row
-        scores.append(measure(y[test], guess))
-    return float(np.mean(scores))

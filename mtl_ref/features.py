@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import checks
 from .moments import Moments
 
 _FORMAT = "mtl_ref.features 1"  # name and version of the saved form
@@ -49,6 +50,8 @@ def tokenize(text: str) -> list[str]:
     Returns:
         Its words in order.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"tokenize reads text, found {text!r} ({type(text).__name__}): turn it into text.")
     return _WORD.findall(text.lower().replace("\u2019", "'"))
 
 
@@ -100,17 +103,19 @@ class Features:
         log: Sequence[str] = (),
     ) -> None:
         """Name the columns; nothing is learnt yet."""
-        self.categorical = _names("categorical", categorical)
-        self.numeric = _names("numeric", numeric)
-        self.text = _names("text", text)
-        self.log = _names("log", log)
-        self.min_count = _count("min_count", min_count)
-        self.max_tokens = _count("max_tokens", max_tokens)
-        self.text_length = _count("text_length", text_length, 65_536)
+        self.categorical = checks.column_names("categorical", categorical)
+        self.numeric = checks.column_names("numeric", numeric)
+        self.text = checks.column_names("text", text)
+        self.log = checks.column_names("log", log)
+        self.min_count = checks.count("min_count", min_count)
+        self.max_tokens = checks.count("max_tokens", max_tokens)
+        self.text_length = checks.count("text_length", text_length, 65_536)
         if not self.categorical + self.numeric + self.text:
-            raise ValueError("Features needs at least one categorical, numeric or text column, found none")
+            raise ValueError(
+                "Features needs at least one categorical, numeric or text column, found none: name one."
+            )
         if foreign := [column for column in self.log if column not in self.numeric]:
-            raise ValueError(f"column {foreign[0]!r} is named in log but not in numeric: add it there")
+            raise ValueError(f"column {foreign[0]!r} is named in log but not in numeric: add it there.")
         self._ids: dict[str, dict[str, int]] = {}
         self._scales: dict[str, _Scale] = {}
         self._words: dict[str, int] = {}
@@ -156,7 +161,7 @@ class Features:
         one = isinstance(table, (pd.DataFrame, Mapping)) or not isinstance(table, Iterable)
         parts: Any = [table] if one else table
         for part in parts:
-            _check_table(part, columns)
+            checks.feature_columns(part, columns)
             rows += len(part)
             for column in self.categorical:
                 _count_ids(part, column, ids[column])
@@ -165,7 +170,9 @@ class Features:
                 moments[column] = moments[column].merged(Moments.of(values))
             words.update(word for row in self._tokens(part) for word in row)
         if not rows:
-            raise ValueError("Features.fit needs training rows, found an empty table")
+            raise ValueError(
+                "Features.fit needs training rows, found an empty table: give it the training part."
+            )
         scales = {name: _Scale(*m.scale(name), m.seen < rows) for name, m in moments.items()}
         self._ids = {name: _numbered(_kept(seen, self.min_count), 1) for name, seen in ids.items()}
         self._words = _numbered(_kept(words, self.min_count)[: self.max_tokens], 2)
@@ -192,7 +199,7 @@ class Features:
                 number.
         """
         self._check_fitted()
-        _check_table(table, self.categorical + self.numeric + self.text)
+        checks.feature_columns(table, self.categorical + self.numeric + self.text)
         x: dict[str, Tensor] = {}
         if self.categorical:
             indices = [_index_ids(table, column, self._ids[column]) for column in self.categorical]
@@ -217,7 +224,9 @@ class Features:
             RuntimeError: If ``fit`` was not called before.
             OSError: If the file cannot be written.
         """
-        text = json.dumps(self._state(), allow_nan=False, indent=1) + "\n"
+        state = self._state()
+        state |= {"checksum": checks.checksum(state)}  # a flipped bit in a number would otherwise go unseen
+        text = json.dumps(state, allow_nan=False, indent=1) + "\n"
         path = Path(path)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
@@ -244,10 +253,10 @@ class Features:
         try:
             state = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no JSON file or was cut short ({error}): save it again") from error
+            raise ValueError(f"{path} is no JSON file or was cut short ({error}): save it again.") from error
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         if found != _FORMAT:
-            raise ValueError(f"{path} holds {found!r}, not {_FORMAT!r}: update mtl_ref or save it again")
+            raise ValueError(f"{path} holds {found!r}, not {_FORMAT!r}: update mtl_ref or save it again.")
         try:
             features = cls(**{name: state["settings"][name] for name in _SETTINGS})
             ids = [_numbered(column_ids, 1) for column_ids in state["ids"]]
@@ -256,10 +265,13 @@ class Features:
             features._scales = dict(zip(features.numeric, scales, strict=True))
             features._words = _numbered(state["words"], 2)
             features._fitted = True
-            if json.dumps(features._state()) != json.dumps(state):
+            written = {name: entry for name, entry in state.items() if name != "checksum"}
+            if json.dumps(features._state()) != json.dumps(written):
                 raise ValueError("it has entries that save does not write")
+            if state.get("checksum") != checks.checksum(written):
+                raise ValueError("its checksum is another")
         except (TypeError, ValueError, KeyError, OverflowError) as error:
-            raise ValueError(f"{path} is damaged ({error}): save it again") from error
+            raise ValueError(f"{path} is damaged ({error}): save it again.") from error
         return features
 
     def _state(self) -> dict[str, Any]:
@@ -275,7 +287,7 @@ class Features:
 
     def _check_fitted(self) -> None:
         if not self._fitted:
-            raise RuntimeError("these Features know no training rows yet: call fit or load first")
+            raise RuntimeError("these Features know no training rows yet: call fit or load first.")
 
     def _scaled(self, table: pd.DataFrame) -> Tensor:
         columns, flags = [], []
@@ -291,7 +303,7 @@ class Features:
         if wrong := (~torch.isfinite(numeric)).nonzero().tolist():
             row, column = wrong[0][0], self.numeric[wrong[0][1]]
             found = f"{table[column].iloc[row]} in row {row}"
-            raise ValueError(f"column {column!r} holds {found}, too far from training: correct or clip it")
+            raise ValueError(f"column {column!r} holds {found}, too far from training: correct or clip it.")
         return numeric
 
     def _tokens(self, table: pd.DataFrame) -> Iterable[list[str]]:
@@ -310,33 +322,6 @@ class Features:
 _SETTINGS = ("categorical", "numeric", "text", "min_count", "max_tokens", "text_length", "log")
 
 
-def _names(role: str, columns: Sequence[str]) -> list[str]:
-    """Check a list of column names; a single text would otherwise be read as a list of letters."""
-    names = [columns] if isinstance(columns, str) else list(columns)
-    if isinstance(columns, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{role} must be a list of column names, found {columns!r}: write a list of texts")
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"column {repeated[0]!r} is named twice in {role}: name it once")
-    return names
-
-
-def _count(name: str, value: int, largest: int = 2**31) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise ValueError(f"{name} must be a whole number from 1 to {largest}, found {value!r}")
-    return value
-
-
-def _check_table(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"Features reads a pandas DataFrame, found {type(table).__name__}")
-    occurrences = Counter(table.columns)
-    for column in columns:
-        if not occurrences[column]:
-            raise KeyError(f"column {column!r} is not in the table, whose columns are {list(table.columns)}")
-        if occurrences[column] > 1:
-            raise ValueError(f"column {column!r} is {occurrences[column]} times in the table: keep one")
-
-
 def _id_text(column: str, value: object) -> str:
     """The text by which an id is known: numbers by value, so that 1, 1.0 and ``"1"`` are one id."""
     if isinstance(value, str):
@@ -346,10 +331,10 @@ def _id_text(column: str, value: object) -> str:
     if isinstance(value, numbers.Real):
         number = float(value)
         if abs(number) >= _EXACT:
-            problem = "a float that may have lost digits: read ids as text or integers"
+            problem = "a float that may have lost digits: read ids as text or integers."
             raise ValueError(f"column {column!r} holds the id {number!r}, {problem}")
         return str(int(number)) if number.is_integer() else repr(number)
-    raise TypeError(f"column {column!r} holds the id {value!r} ({type(value).__name__}): turn it into text")
+    raise TypeError(f"column {column!r} holds the id {value!r} ({type(value).__name__}): turn it into text.")
 
 
 def _distinct(table: pd.DataFrame, column: str) -> tuple[NDArray[np.intp], list[str]]:
@@ -357,7 +342,9 @@ def _distinct(table: pd.DataFrame, column: str) -> tuple[NDArray[np.intp], list[
     try:
         codes, distinct = pd.factorize(table[column])
     except TypeError as error:
-        raise TypeError(f"column {column!r} holds something that is no id: {error}") from error
+        raise TypeError(
+            f"column {column!r} holds something that is no id ({error}): turn it into text."
+        ) from error
     return codes, [_id_text(column, value) for value in distinct.tolist()]
 
 
@@ -389,12 +376,16 @@ def _read_numbers(table: pd.DataFrame, column: str, log: bool) -> NDArray[np.flo
         for value in series[series.notna().to_numpy()].tolist():
             if not isinstance(value, (numbers.Real, np.bool_)):
                 kind = type(value).__name__
-                raise ValueError(f"column {column!r} holds {value!r} ({kind}): turn it into a number")
+                raise ValueError(f"column {column!r} holds {value!r} ({kind}): turn it into a number.")
         series = series.astype(object)
-    values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    try:
+        values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    except OverflowError as error:
+        problem = f"column {column!r} holds a whole number too large for a float"
+        raise ValueError(f"{problem}: correct it or leave it empty.") from error
     if (infinite := np.flatnonzero(np.isinf(values))).size:
         row = int(infinite[0])
-        raise ValueError(f"column {column!r} holds {values[row]} in row {row}: correct it or leave it empty")
+        raise ValueError(f"column {column!r} holds {values[row]} in row {row}: correct it or leave it empty.")
     if log:  # not np.log1p, whose last digit depends on the CPU's vector instructions
         tail = np.fromiter(map(math.log1p, np.abs(values).tolist()), np.float64, len(values))
         values = np.copysign(tail, values)
@@ -405,7 +396,7 @@ def _read_texts(column: str, series: "pd.Series[Any]") -> list[str]:
     texts = series.astype(object).where(series.notna(), "").tolist()
     for text in texts:
         if not isinstance(text, str):
-            raise TypeError(f"column {column!r} holds {text!r} ({type(text).__name__}): turn it into text")
+            raise TypeError(f"column {column!r} holds {text!r} ({type(text).__name__}): turn it into text.")
     return texts
 
 

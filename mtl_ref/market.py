@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
+from . import checks
 from .shop import (
     CATEGORICAL,
     CUTS,
@@ -37,7 +38,6 @@ from .shop import (
     Shop,
     categorical,
     codes,
-    positive,
 )
 
 __all__ = ["CATEGORICAL", "NUMERIC", "OPENING", "SURFACES", "uniform", "Dials", "Log", "Policy", "World"]
@@ -96,6 +96,8 @@ class Log:
             without a click), ``rating``, ``satisfaction`` (NaN unless rated), ``returned`` (NaN unless
             bought); then the ``true_*`` columns.
         """
+        if not isinstance(as_of, (int, float, np.number)) or np.isnan(as_of):
+            raise ValueError(f"as_of must be a day as a number, found {as_of!r}: count from the opening.")
         shown, events = self.impressions, self.events[self.events["visible_at"] <= as_of]
         asked = self.requests.take(shown["request_id"] - self.requests["request_id"].iloc[0])
         rows = {name: asked[name].to_numpy() for name in ("visitor_id", "day", "hour")}
@@ -131,7 +133,11 @@ def plackett_luce(scores: Array) -> Array:
 
     Returns:
         (R, C): exp(score) over the sum of exp(score) of the items not placed above, rounded to 6 decimals.
+
+    Raises:
+        ValueError: If the scores have another shape, or one is missing or +inf.
     """
+    scores = checks.ranked_scores(scores)
     rest = np.logaddexp.accumulate(scores[:, ::-1], axis=1)[:, ::-1]
     return np.asarray(np.exp(scores - np.where(np.isfinite(rest), rest, 0.0)).round(6))
 
@@ -157,10 +163,12 @@ class World(Shop):
             ValueError: If ``days`` is not a positive integer, or the scores are not one finite number a row.
         """
         fortnight = 0.2 * self.dials.requests / self.dials.candidates * self._popularity  # orders, roughly
+        if policy is not None and not callable(policy):
+            raise TypeError(f"policy must be a function of the candidates, found {policy!r}: define one.")
         level, due, first = 2 + np.ceil(fortnight).astype(np.int64), np.zeros((0, 2), dtype=np.int64), 1
         leaves = self.visitors["true_leaves"].to_numpy(copy=True)
         state = {"leaves": leaves, "level": level, "units": level, "due": due}
-        for day in range(positive("days", days)):
+        for day in range(checks.positive("days", days)):
             log = self._serve_day(policy, day, first, state)
             first += len(log.requests)
             yield log
@@ -195,9 +203,7 @@ class World(Shop):
         row, item = np.indices(offered.shape)[0].ravel(), offered.ravel()
         each = {name: column[row] for name, column in visits.items()}
         rows = self._rows(each, item, np.full(len(item), day), np.ones(len(item)))
-        scores = np.asarray(policy(self._features(rows).assign(request_id=first + row)), dtype=np.float64)
-        if scores.shape != item.shape or not np.isfinite(scores).all():
-            raise ValueError(f"a policy must return {len(item)} finite scores, found shape {scores.shape}")
+        scores = checks.scores(policy(self._features(rows).assign(request_id=first + row)), len(item))
         return np.round(scores, 6).reshape(offered.shape)
 
     def _serve_day(self, policy: Policy | None, day: int, first: int, state: Rows) -> Log:
@@ -330,7 +336,7 @@ class World(Shop):
             ValueError: If ``n`` is not a positive integer.
         """
         chunk, parts, found, limit = 200_000, list[pd.DataFrame](), 0, 0.0
-        while found < positive("n", n):
+        while found < checks.positive("n", n):
             random = self._random("orders", len(parts))
 
             def draw(stream: str, part: int = len(parts)) -> Array:

@@ -23,6 +23,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 from sklearn import metrics as sklearn_metrics
 
+from . import checks
+
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 Weights = ArrayLike | None
@@ -61,6 +63,7 @@ def precision(
     Returns:
         A value in [0, 1]; ``nan`` if no row is predicted positive.
     """
+    checks.between("threshold", threshold, -np.inf, np.inf)
     y, p, w, _ = _binary(target, prediction, weights)
     return _mean(y[p >= threshold], w[p >= threshold])
 
@@ -79,6 +82,7 @@ def recall(
     Returns:
         A value in [0, 1]; ``nan`` if no row is positive.
     """
+    checks.between("threshold", threshold, -np.inf, np.inf)
     y, p, w, _ = _binary(target, prediction, weights)
     return _mean(p[y == 1] >= threshold, w[y == 1])
 
@@ -101,8 +105,9 @@ def f1(target: ArrayLike, prediction: ArrayLike, weights: Weights = None, thresh
     if not len(y):
         return float("nan")
     guess = _classes(p, threshold)
-    labels = [1] if p.ndim == 1 else None
-    options = {"labels": labels, "average": "macro", "zero_division": np.nan}
+    if p.ndim == 1:
+        return float(sklearn_metrics.f1_score(y == 1, guess == 1, sample_weight=w, zero_division=np.nan))
+    options = {"average": "macro", "zero_division": np.nan}
     return float(sklearn_metrics.f1_score(y, guess, sample_weight=w, **options))
 
 
@@ -177,7 +182,9 @@ def grouped_auc(
         A value in [0, 1]; ``nan`` if every group holds one class.
     """
     if by not in ("impressions", "positives", "groups"):
-        raise ValueError(f"by is {by!r}; choose 'impressions', 'positives' or 'groups'.")
+        raise ValueError(
+            f"by must be one of three words, found {by!r}: choose 'impressions', 'positives' or 'groups'."
+        )
     table = auc_by_group(target, prediction, groups, weights).dropna(subset="auc")
     mass = None if by == "groups" else table["rows" if by == "impressions" else by].to_numpy(dtype=float)
     return _mean(table["auc"].to_numpy(dtype=float), mass)
@@ -202,8 +209,11 @@ def log_loss(target: ArrayLike, prediction: ArrayLike, weights: Weights = None) 
     _unit(p)
     if not len(y):
         return float("nan")
-    if np.abs(p.sum(axis=1) - 1).max() > 1e-4:
-        raise ValueError("class probabilities do not sum to one in every row: apply the task's link first.")
+    if (off := np.abs(p.sum(axis=1) - 1)).max() > 1e-4:
+        problem = (
+            f"class probabilities do not sum to one in row {off.argmax()}, but to {p[off.argmax()].sum():g}"
+        )
+        raise ValueError(f"{problem}: apply the task's link first.")
     p = p / p.sum(axis=1, keepdims=True)  # float32 sums differ from one by more than scikit-learn accepts
     return float(sklearn_metrics.log_loss(y, p, labels=range(p.shape[1]), sample_weight=w))
 
@@ -244,8 +254,8 @@ def calibration_curve(
         A table with one row a bin: ``predicted`` and ``observed`` (means), ``low``, ``high`` (interval of the
         observed rate), ``rows`` (their number) and ``weight`` (the sum of their weights).
     """
-    if bins < 1:
-        raise ValueError(f"bins is {bins}; at least one bin is needed.")
+    checks.whole("bins", bins, "bin")
+    checks.between("level", level, 0, 1)
     y, p, w, _ = _binary(target, prediction, weights)
     _, run = np.unique(p, return_inverse=True)
     mass = np.bincount(run, w)
@@ -298,6 +308,9 @@ def rmse(target: ArrayLike, prediction: ArrayLike, weights: Weights = None) -> f
         A value ≥ 0; ``nan`` without rows.
     """
     y, p, w, _ = _clean(target, prediction, weights, columns=False)
+    if len(y) and max(np.abs(y).max(), np.abs(p).max()) > 1e150:
+        found = f"{max(y.max(), p.max(), key=abs):g}"
+        raise ValueError(f"target or prediction is too large to be squared, found {found}: use another unit.")
     return float(sklearn_metrics.root_mean_squared_error(y, p, sample_weight=w)) if len(y) else float("nan")
 
 
@@ -329,8 +342,9 @@ def poisson_deviance(target: ArrayLike, prediction: ArrayLike, weights: Weights 
     """
     y, p, w, _ = _clean(target, prediction, weights, columns=False)
     if (y < 0).any() or (p <= 0).any():
+        found = f"found {y.min():g} and {p.min():g}"
         raise ValueError(
-            "the Poisson deviance needs counts ≥ 0 and predicted means > 0: clip the predictions."
+            f"the Poisson deviance needs counts ≥ 0 and predicted means > 0, {found}: clip them."
         )
     return float(sklearn_metrics.mean_poisson_deviance(y, p, sample_weight=w)) if len(y) else float("nan")
 
@@ -348,9 +362,18 @@ def quadratic_weighted_kappa(target: ArrayLike, prediction: ArrayLike, weights: 
         same level only.
     """
     y, p, w, _ = _clean(target, prediction, weights, columns=False)
-    if (y % 1).any() or (p % 1).any():
-        raise ValueError("kappa compares integer levels: predict the likeliest level or round first.")
-    seen = np.concatenate([y, p]).astype(int)
+    both = np.concatenate([y, p])
+    if (both % 1).any():
+        found = both[both % 1 != 0][0]
+        raise ValueError(
+            f"kappa compares integer levels, found {found:g}: round, or predict the likeliest level."
+        )
+    if len(both) and both.max() - both.min() > 1000:  # its table of levels would fill the memory
+        found = f"found {both.min():g} to {both.max():g}"
+        raise ValueError(
+            f"kappa compares at most 1001 integer levels, {found}: pass the positions of levels."
+        )
+    seen = both.astype(int)
     if len(np.unique(seen)) < 2:
         return float("nan")
     # All levels in between are named: the distance of 2 and 5 is three also where nobody gave 3 or 4.
@@ -440,10 +463,10 @@ def _total(group: Index, values: Array, groups: int) -> Array:
 
 
 def _codes(groups: ArrayLike, keep: NDArray[np.bool_]) -> tuple[Index, NDArray[np.generic]]:
-    values = groups.cpu().numpy() if isinstance(groups, torch.Tensor) else np.asarray(groups)
+    values = groups.detach().cpu().numpy() if isinstance(groups, torch.Tensor) else np.asarray(groups)
     if values.shape != keep.shape:
         raise ValueError(f"groups has shape {values.shape}, the target {keep.shape}: give one id per row.")
-    code, ids = pd.factorize(values[keep], sort=True)
+    code, ids = checks.groups("groups", values[keep], sort=True)
     if (code < 0).any():
         raise ValueError(f"groups lacks an id in {(code < 0).sum()} rows: drop them or give them ids.")
     return code, ids
@@ -452,46 +475,37 @@ def _codes(groups: ArrayLike, keep: NDArray[np.bool_]) -> tuple[Index, NDArray[n
 def _judged(
     target: ArrayLike, prediction: ArrayLike, groups: ArrayLike, k: int
 ) -> tuple[Array, Array, Index, NDArray[np.generic]]:
-    if k < 1:
-        raise ValueError(f"k is {k}; at least one place is needed.")
+    checks.whole("k", k, "place")
     gain, score, _, keep = _clean(target, prediction, None, columns=False)
     if (gain < 0).any():
-        raise ValueError("a gain is below zero: ranking metrics need targets ≥ 0.")
+        raise ValueError(f"a gain is below zero, found {gain.min():g}: shift or clip the target.")
     return gain, score, *_codes(groups, keep)
-
-
-def _array(name: str, values: ArrayLike) -> Array:
-    if isinstance(values, torch.Tensor):
-        return values.detach().cpu().double().numpy()
-    try:
-        if isinstance(values, pd.Series):
-            return values.to_numpy(dtype="float64", na_value=np.nan)
-        return np.asarray(values, dtype="float64")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the {name} must be numbers, one per row ({error}).") from error
 
 
 def _clean(
     target: ArrayLike, prediction: ArrayLike, weights: Weights, columns: bool = True
 ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
     """Observed targets (M,), predictions (M,) or (M, K), weights (M,) and which of the N rows they are."""
-    y, p = _array("target", target), _array("prediction", prediction)
-    w = np.ones(len(y)) if weights is None else _array("weights", weights)
-    if y.ndim != 1 or p.shape[:1] != y.shape or w.shape != y.shape or p.ndim > 1 + columns:
+    y, p = checks.array("target", target), checks.array("prediction", prediction)
+    w = np.ones(y.shape) if weights is None else checks.array("weights", weights)
+    narrow = p.ndim > 1 and p.shape[1] < 2  # (N, 1): one class is none
+    if y.ndim != 1 or p.shape[:1] != y.shape or w.shape != y.shape or p.ndim > 1 + columns or narrow:
         raise ValueError(
             f"target {y.shape}, prediction {p.shape} and weights {w.shape} differ: give one entry per row"
             f"{' (or, predicted, a column per class)' if columns else ''}."
         )
     if not (w >= 0).all() or np.isinf(w).any():
-        raise ValueError("a weight is negative, missing or infinite: weights must be numbers ≥ 0.")
+        found = w[~((w >= 0) & np.isfinite(w))][0]
+        raise ValueError(f"a weight is negative, missing or infinite, found {found:g}: correct it.")
     keep = ~np.isnan(y) & (w > 0)
     y, p, w = y[keep], p[keep], w[keep]
     if np.isinf(y).any() or not np.isfinite(p).all():
-        raise ValueError("the target is infinite, or the prediction missing or infinite, in a labelled row.")
+        problem = "the target is infinite, or the prediction missing or infinite, in a labelled row"
+        raise ValueError(f"{problem}: give each such row a finite number.")
     if p.ndim > 1 and not np.isin(y, np.arange(p.shape[1])).all():
-        raise ValueError(
-            f"the target must be a class index from 0 to {p.shape[1] - 1}: a prediction's column."
-        )
+        found = y[~np.isin(y, np.arange(p.shape[1]))][0]
+        problem = f"the target must be a class index from 0 to {p.shape[1] - 1}, found {found:g}"
+        raise ValueError(f"{problem}: number the classes like the prediction's columns.")
     return y, p, w, keep
 
 
@@ -500,7 +514,7 @@ def _binary(
 ) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
     y, p, w, keep = _clean(target, prediction, weights, columns=False)
     if not np.isin(y, (0, 1)).all():
-        raise ValueError(f"the target must be 0 or 1, found {np.setdiff1d(y, (0, 1))[0]:g}.")
+        raise ValueError(f"the target must be 0 or 1, found {np.setdiff1d(y, (0, 1))[0]:g}: recode it.")
     if probability:
         _unit(p)
     return y, p, w, keep
@@ -514,12 +528,14 @@ def _unit(p: Array) -> None:
 
 
 def _classes(p: Array, threshold: float) -> Array:
+    checks.between("threshold", threshold, -np.inf, np.inf)
     if p.ndim > 1:
         return np.asarray(p.argmax(axis=1), dtype=float)
     if ((p >= 0) & (p <= 1)).all():
         return np.asarray(p >= threshold, dtype=float)
     if (p % 1).any():
-        raise ValueError("the prediction is neither probabilities nor classes: apply the task's link first.")
+        problem = f"the prediction is neither probabilities nor classes, found {p.min():g} to {p.max():g}"
+        raise ValueError(f"{problem}: apply the task's link first.")
     return p
 
 

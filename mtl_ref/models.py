@@ -155,7 +155,8 @@ class SingleTask(nn.Module):
             raise TypeError(f"make_encoder must build an encoder, found one: write lambda: {found}(...).")
         self.encoders = ByTask({task.name: make_encoder() for task in tasks})
         if len({id(encoder) for encoder in self.encoders.values()}) != len(tasks):
-            raise ValueError("make_encoder must build a new encoder at each call, found the same one twice.")
+            problem = "make_encoder must build a new encoder at each call, found the same one twice"
+            raise ValueError(f"{problem}: build it inside.")
         self.heads = ByTask({t.name: Head(_width(self.encoders[t.name]), head, t) for t in tasks})
         self.head = tuple(head)
 

@@ -64,9 +64,9 @@ class Moments(NamedTuple):
             ValueError: If there was no number, or they are too large to be scaled; names the column.
         """
         if not self.seen:
-            raise ValueError(f"column {column!r} has no value in the training rows: leave it out")
+            raise ValueError(f"column {column!r} has no value in the training rows: leave it out.")
         if self.lowest == self.highest:
             return self.lowest, 0.0
         if max(-self.lowest, self.highest) > 1e300:
-            raise ValueError(f"column {column!r} holds numbers too large to be scaled: use another unit")
+            raise ValueError(f"column {column!r} holds numbers too large to be scaled: use another unit.")
         return self.mean, self.deviation

@@ -147,5 +147,5 @@ def _reading(path: Path) -> Iterator[None]:
         ValueError,
         MemoryError,
     ) as error:  # a damaged end raises any of them
-        reason = str(error).partition("\n")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ValueError(f"{path} is damaged or no Parquet file ({reason}): write it again.") from error

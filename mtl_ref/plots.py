@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from . import checks
 from .evaluation import Interval, replicate_interval
 from .reproducible import need
 
@@ -93,11 +94,12 @@ def figure(width: int = 480, height: int = 300, rows: int = 1, columns: int = 1)
         The figure and its panels, row by row.
 
     Raises:
-        ValueError: if it is wider than 640 pixels.
+        ValueError: if it is wider than 640 pixels, or has no height or panel.
         ImportError: if matplotlib is not installed.
     """
-    if not 0 < width <= 640:
-        raise ValueError(f"a figure is at most 640 px wide, found {width}: use more rows of panels.")
+    if not 0 < width <= 640 or min(height, rows, columns) < 1:
+        found = f"found {width} x {height} px with {rows} x {columns}"
+        raise ValueError(f"a figure is at most 640 px wide, with a panel or more, {found}: change them.")
     with style():
         made = need("matplotlib.figure", "plots").Figure(
             (width / 96, height / 96), dpi=96, layout="constrained"
@@ -139,13 +141,19 @@ def learning_curves(history: pd.DataFrame, metric: str | None = None) -> Figure:
     Raises:
         ValueError: if the history holds no such columns.
     """
+    checks.to_draw(history, [])
     names = [str(column).removeprefix("train_") for column in history if str(column).startswith("train_")]
     parts = {"validation": f"_{metric}"} if metric else {"train": "", "validation": ""}
     lines = {task: {p: f"{p}_{task}{end}" for p, end in parts.items()} for task in names if task != "loss"}
     lines = {task: {p: c for p, c in named.items() if c in history} for task, named in lines.items()}
     lines = {task: named for task, named in lines.items() if named}
     if "epoch" not in history or not lines:
-        raise ValueError(f"the history lacks epoch or what to draw ({metric or 'losses'}): {list(history)}.")
+        problem = (
+            f"the history lacks epoch or what to draw ({metric or 'losses'}), found {list(history)[:12]}"
+        )
+        raise ValueError(f"{problem}: pass what fit returned.")
+    for named in lines.values():
+        checks.to_draw(history, drawn := ["epoch", *named.values()], drawn)
     made, axes = _panels(len(lines), 200)
     whole = need("matplotlib.ticker", "plots").MaxNLocator
     with style():
@@ -175,7 +183,9 @@ def calibration(curves: Mapping[str, pd.DataFrame]) -> Figure:
     Returns:
         The figure.
     """
-    made, axes = _panels(len(curves), 230)
+    made, axes = _panels(len(checks.mapping("curves", curves)), 230)
+    for curve in curves.values():
+        checks.to_draw(curve, drawn := ["predicted", "observed", "low", "high"], drawn)
     with style():
         for axis, (name, curve) in zip(axes, curves.items(), strict=True):
             top = 1.05 * max(curve["high"].max(), curve["predicted"].max())
@@ -235,7 +245,7 @@ def replicates(
     Raises:
         ValueError: if the table lacks a column or the reference, or a model has one replicate only.
     """
-    _check(table, [label, value])
+    checks.to_draw(table, [label, value], [value])
     keys = ["task", label] if "task" in table else [label]
     rows = []
     for key, group in table.groupby(keys, sort=False):
@@ -262,23 +272,23 @@ def marginals(
     Returns:
         The figure.
     """
-    made, axes = _panels(len(panels), 170, columns)
+    made, axes = _panels(len(checks.mapping("panels", panels)), 170, columns)
     with style():
         for axis, (name, data) in zip(axes, panels.items(), strict=True):
             colour = task_colour(name)
             if isinstance(data, pd.DataFrame):
-                _check(data, ["mean", "low", "high"])
+                checks.to_draw(data, ["mean", "low", "high"], ["mean", "low", "high"])
                 places = np.arange(len(data))
                 axis.vlines(places, data["low"], data["high"], color=colour, linewidth=1.5)
                 axis.plot(places, data["mean"], "o", color=colour, markersize=4.5)
             elif isinstance(data, pd.Series):
                 axis.bar(np.arange(len(data)), data, color=colour, width=0.7)
             elif name in long_tail:
-                sizes = np.sort(np.asarray(data, dtype=float))[::-1]
+                sizes = np.sort(checks.drawable(f"panel {name!r}", data))[::-1]
                 axis.loglog(np.arange(1, len(sizes) + 1), sizes, color=colour, drawstyle="steps-mid")
                 axis.set_xlabel("rank")
             else:
-                axis.hist(np.asarray(data, dtype=float), bins=30, color=colour)
+                axis.hist(checks.drawable(f"panel {name!r}", data), bins=30, color=colour)
             if isinstance(data, pd.DataFrame | pd.Series):
                 axis.set_ylim(bottom=0)
                 axis.set_xticks(np.arange(len(data)), [str(value) for value in data.index])
@@ -294,16 +304,11 @@ def _settled(drawn: Figure) -> Figure:
     return drawn
 
 
-def _check(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    missing = [c for c in columns if c not in table]
-    if missing or table.empty:
-        raise ValueError(f"the table needs rows and the columns {list(columns)}, found {list(table)}.")
-
-
 def _panels(count: int, height: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
     """Just enough panels, ``columns`` in a row, each ``height`` px high."""
-    if count < 1:
-        raise ValueError("there is nothing to draw: give at least one panel.")
+    if count < 1 or columns < 1:
+        found = f"found {count} panels in {columns} columns"
+        raise ValueError(f"there is nothing to draw, {found}: give at least one panel.")
     columns = min(columns, count)
     rows = -(-count // columns)
     made, axes = figure(300 if columns == 1 else 520, height * rows, rows, columns)
@@ -339,11 +344,15 @@ def _label_ends(axis: Axes, x: float, ends: list[tuple[float, str, str]]) -> Non
 def _forest(
     table: pd.DataFrame, label: str, axis_name: str, reference: str | float | None, dots: pd.DataFrame
 ) -> Figure:
-    _check(table, [label, "mean", "low", "high"])
+    checks.to_draw(table, [label, "mean", "low", "high"], ["mean", "low", "high"])
+    keys = ["task", label] if "task" in table else [label]
+    if (twice := table[table.duplicated(keys)]).size:
+        problem = f"the table holds {twice[label].iloc[0]!r} twice in column {label!r}"
+        raise ValueError(f"{problem}: keep one row per model and task.")
     table, dots = (t if "task" in t else t.assign(task="") for t in (table, dots))
     names, tasks = list(dict.fromkeys(table[label])), list(dict.fromkeys(table["task"]))
     if isinstance(reference, str) and reference not in names:
-        raise ValueError(f"reference {reference!r} is none of the rows {names}.")
+        raise ValueError(f"reference {reference!r} is none of the rows {names}: name one of them.")
     made, axes = figure(480, (60 + 28 * len(names)) * len(tasks) + 20, len(tasks))
     with style():
         for axis, task in zip(axes, tasks, strict=True):

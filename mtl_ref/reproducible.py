@@ -25,10 +25,15 @@ def setup(seed: int = 0, threads: int = 1, float64: bool = True) -> None:
         float64: Make float64 the default dtype of new float tensors (float32 otherwise).
 
     Raises:
-        ValueError: If ``threads`` is below one.
+        ValueError: If ``threads`` is no whole number from one, or ``seed`` none from 0 to 2**32 - 1.
     """
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, found {threads}.")
+    for name, value, low, high in (("seed", seed, 0, 2**32 - 1), ("threads", threads, 1, 2**16)):
+        if (
+            isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high
+        ):  # before anything is set
+            raise ValueError(
+                f"{name} must be a whole number from {low} to {high}, found {value!r}: correct it."
+            )
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -75,5 +80,5 @@ def need(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"{module.split('.')[0]} is needed here and is not installed: "
-            f'pip install "mtl-ref[{extra}]" or pip install {module.split(".")[0]}.'
+            f'run pip install "mtl-ref[{extra}]" or pip install {module.split(".")[0]}.'
         ) from error

@@ -140,7 +140,7 @@ def resume(
     if wrong := [name for name in settings if settings[name] != other[name]]:
         raise ValueError(
             f"the checkpoint in {folder} is of another run: its {wrong[0]} is {other[wrong[0]]}, not "
-            f"{settings[wrong[0]]}; use the same settings, or another folder."
+            f"{settings[wrong[0]]}: use the same settings, or another folder."
         )
     run.load_state_dict(state)
     if group.rank < len(state["generators"]):
@@ -154,5 +154,5 @@ def digest(batches: Source) -> str:
     """A short sum over the first rows, to see whether two processes have the same data."""
     sample = batches.sample()
     tensors = [part[name][:1000] for part in sample for name in sorted(part)]
-    content = b"".join(tensor.cpu().contiguous().numpy().tobytes() for tensor in tensors)
+    content = b"".join(tensor.detach().cpu().contiguous().numpy().tobytes() for tensor in tensors)
     return hashlib.sha256(content).hexdigest()[:12]

@@ -85,7 +85,7 @@ def write(
             name = f"part-{shard:05d}.parquet"
             rows[name] = write_file(fresh / name, (group for _, group in members), about)
         if not rows:
-            raise ValueError(f"there are no rows to write to {target}: the tables are empty.")
+            raise ValueError(f"there are no rows to write to {target}: read tables that have some.")
         features.save(fresh / "features.json")
         (fresh / _LIST).write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
         if target.exists():
@@ -315,10 +315,10 @@ def _transformed(
     parts: pd.DataFrame | Iterable[pd.DataFrame], features: Features, tasks: Sequence[Task]
 ) -> Iterator[Arrays]:
     """Columns of a shard, for at most one row group of rows at a time."""
-    frames: Any = [parts] if isinstance(parts, pd.DataFrame) else parts
+    frames: Any = parts if isinstance(parts, Iterable) and not isinstance(parts, pd.DataFrame) else [parts]
     for frame in frames:
         if not isinstance(frame, pd.DataFrame):
-            raise TypeError(f"shards.write reads pandas DataFrames, found {type(frame).__name__}.")
+            raise TypeError(f"shards.write reads DataFrames, found {type(frame).__name__}: build one of it.")
         for start in range(0, len(frame), GROUP):
             rows = frame.iloc[start : start + GROUP]
             roles = zip("xyw", (features.transform(rows), *targets(tasks, rows)), strict=True)

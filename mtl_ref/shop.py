@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from . import checks
+
 Array = NDArray[Any]
 Rows = dict[str, Array]  # by column
 
@@ -108,11 +110,15 @@ class Dials:
             number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
             if not number or not low <= value <= high:
                 kind = f"{'a whole' if whole else 'a'} number from {low} to {high}"
-                raise ValueError(f"dial {dial.name!r} must be {kind}, found {value!r}")
+                raise ValueError(f"dial {dial.name!r} must be {kind}, found {value!r}: choose one.")
         if SCRIPTED % self.slots != 2 or self.slots > self.candidates:
-            raise ValueError(f"dial 'slots' must be 3, 4, 6, 9 or 12, and <= candidates, found {self.slots}")
+            raise ValueError(
+                f"dial 'slots' must be 3, 4, 6, 9 or 12, <= candidates, found {self.slots}: choose."
+            )
         if int(self.requests * WEEK[1]) * self.slots <= SCRIPTED:
-            raise ValueError(f"dial 'requests' must give day 0 1047 impressions, found {self.requests}")
+            raise ValueError(
+                f"dial 'requests' must give 1047 impressions a day, found {self.requests}: add some."
+            )
 
 
 def categorical(codes: Array, levels: Sequence[str]) -> pd.Categorical[str]:
@@ -122,19 +128,13 @@ def categorical(codes: Array, levels: Sequence[str]) -> pd.Categorical[str]:
 
 def codes(column: pd.Series[Any]) -> Array:
     """The codes (N,) of a categorical column."""
+    checks.categorical(column)
     return np.asarray(column.cat.codes, dtype=np.int64)
 
 
 def _levels(random: np.random.Generator, n: int, *names: str) -> dict[str, pd.Categorical[str]]:
     levels = {name: _LEVELS[name].split() for name in names}
     return {k: categorical(random.integers(len(v), size=n), v) for k, v in levels.items()}
-
-
-def positive(name: str, value: Any, least: int = 1) -> int:
-    """The whole number, or a ValueError that names it."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}, found {value!r}")
-    return int(value)
 
 
 def _correlated(scale: float, correlation: float, parts: Array, weights: Array) -> Array:
@@ -194,9 +194,9 @@ class Shop:
 
     def __init__(self, seed: int = 0, dials: Dials | None = None, mechanism: str = "trees") -> None:
         """Draw the shop."""
-        if mechanism not in ("trees", "second"):
-            raise ValueError(f"mechanism must be 'trees' or 'second', found {mechanism!r}")
-        self.seed, self.dials = positive("seed", seed, 0), dials or Dials()
+        checks.one_of("mechanism", mechanism, ("trees", "second"))
+        checks.kind("dials", dials, Dials)
+        self.seed, self.dials = checks.positive("seed", seed, 0), dials or Dials()
         self.smooth = mechanism == "second"
         self._make_visitors(self._random("visitors"), self.dials.visitors)
         self._make_items(self._random("items"), self.dials.items)
@@ -297,7 +297,11 @@ class Shop:
         """Price shown and competitor's price of items (N,) on days (N,); both change weekly.
 
         No sale falls into its category's season, when demand is high: prices are confounded with demand.
+
+        Raises:
+            ValueError: If an item is not one of the shop's, or a day is missing or infinite.
         """
+        item, day = checks.items_and_days(item, day, len(self.items))
         week, (length, start, depth, period, phase, level) = day // 7, self._cycles[:, item]
         sale = (week + np.floor(7 * start)) % (3 + np.floor(4 * length)) == 0
         sale &= self._demand(item, day) < 0.5
@@ -351,11 +355,14 @@ class Shop:
             bought and rated), ``true_return`` P(return | bought), ``true_elasticity`` (of P(buy | do(click))
             to the price shown), ``true_margin`` (expected, per impression; a return costs 4). Hidden errands
             are averaged over.
+
+        Raises:
+            KeyError: If a column is missing.
+            ValueError: If a column occurs twice, an id or a surface is not one of the shop's, or a number is
+                missing, infinite or too small.
         """
-        names = ("visitor_id", "item_id", "day", "hour", "price_shown", "competitor_price")
-        rows = {name: candidates[name].to_numpy() for name in names}
+        rows = checks.candidates(candidates, len(self.visitors), len(self.items), SURFACES)
         rows["surface"] = codes(pd.Series(pd.Categorical(candidates["surface"], list(SURFACES))))
-        rows["slot"] = candidates["slot"].to_numpy() if "slot" in candidates else np.ones(len(candidates))
         return pd.DataFrame(self._truth(rows)[0], index=candidates.index)
 
     def _features(self, rows: Rows) -> pd.DataFrame:

@@ -124,7 +124,7 @@ def check_cut(model: Any, sample: Batch, names: Sequence[str], gradients: Gradie
     """
     if gradients == "parameters":
         if not model.shared_parameters():
-            raise ValueError(f"{type(model).__name__} shares no parameter: there is nothing to balance.")
+            raise ValueError(f"{type(model).__name__} shares no parameter to balance: leave balancing out.")
         return
     with torch.no_grad():
         if not model.encode({key: value[:2] for key, value in sample.x.items()}).shared:

@@ -8,10 +8,8 @@ Losses are means over the *observed* labels: a NaN target takes its row out of t
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
 
-from . import labels, metrics
+from . import checks, labels, metrics
 
 Array = NDArray[np.float64]
 
@@ -41,10 +39,12 @@ class Task:
     Attributes:
         main: The metric by which the task is judged first.
         higher_is_better: Direction of the main metric.
+        highest: Highest label where labels are 0, 1, ... by themselves.
     """
 
     main: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
+    highest: ClassVar[float | None] = None
 
     name: str
     column: str = ""
@@ -52,15 +52,9 @@ class Task:
     initial: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.isidentifier():
-            problem = f"a task's name must be a plain word (letters, digits, _), found {self.name!r}"
-            raise ValueError(f"{problem}: rename it.")
+        checks.name(self.name)
         object.__setattr__(self, "column", self.column or self.name)
-        object.__setattr__(self, "initial", tuple(self.initial))
-        finite = all(isinstance(value, (int, float)) and math.isfinite(value) for value in self.initial)
-        if len(self.initial) not in (0, self.width) or not finite:
-            problem = f"task {self.name!r} starts from {self.width} finite numbers, found {self.initial}"
-            raise ValueError(f"{problem}: take those that fit finds.")
+        object.__setattr__(self, "initial", checks.start(self.name, self.initial, self.width))
 
     @property
     def width(self) -> int:
@@ -87,11 +81,6 @@ class Task:
         """Raw output of the best constant prediction for observed, encoded seen."""
         return (0.0,) * self.width
 
-    @property
-    def _highest(self) -> float | None:
-        """Highest encoded label where labels are 0, 1, ...; None where any number is one."""
-        return None
-
     def check(self, target: Tensor) -> None:
         """Refuse encoded labels that the likelihood cannot have, for tensors that ``target`` did not make.
 
@@ -101,20 +90,8 @@ class Task:
         Raises:
             ValueError: Names the task, the label and what to do.
         """
-        wrong, highest = torch.isinf(target), self._highest
-        if highest is not None:
-            wrong = wrong | (target < 0) | (target > highest) | (target % 1 > 0)  # NaN is none of these
-        if wrong.any():
-            kind = "finite numbers" if highest is None else f"whole numbers from 0 to {highest:g}"
-            problem = f"task {self.name!r} reads {kind}, found {target[wrong][0].item():g}"
-            raise ValueError(f"{problem}: encode its labels with tasks.targets.")
-
-    def _measurable(self, target: Array, prediction: Array, columns: int) -> None:
-        """Refuse predictions (N,), or (N, columns) where there are several, and targets of another shape."""
-        expected = (len(target), columns) if columns else (len(target),)
-        if prediction.shape != expected:
-            problem = f"predictions in natural units are {expected}"
-            raise ValueError(f"{problem}, found {prediction.shape}: pass what predict returns.")
+        known = getattr(self, "classes", getattr(self, "levels", ()))
+        checks.codes(self.name, target, len(known) - 1 if known else self.highest)
 
     def target(self, table: pd.DataFrame) -> Tensor:
         """Read the labels.
@@ -133,9 +110,7 @@ class Task:
         if not missing.all():
             values[~missing] = self._read(column[~missing], role)
         found: Tensor = torch.as_tensor(values, dtype=torch.get_default_dtype())
-        if torch.isinf(found).any():  # 1e39 has no float32
-            problem = f"column {self.column!r}, {role}, holds {np.nanmax(np.abs(values)):g}"
-            raise ValueError(f"{problem}, too large for {found.dtype}: use another unit.")
+        checks.representable(self.column, role, values, found)
         return found
 
     def fit(self, table: pd.DataFrame) -> Task:
@@ -150,8 +125,7 @@ class Task:
         seen = self.target(table).numpy().astype(np.float64)
         seen = seen[~np.isnan(seen)]
         if not seen.size:
-            problem = f"task {self.name!r}: no label is observed in column {self.column!r}"
-            raise ValueError(f"{problem}: leave the task out, or read rows that have labels.")
+            raise ValueError(f"task {self.name!r}: no label is observed in {self.column!r}: leave it out.")
         return replace(self, initial=self._constant(seen))
 
     def totals(
@@ -174,18 +148,8 @@ class Task:
             ValueError: If the output has not one row (of ``width`` numbers) per target, or the weight not one
                 number.
         """
-        if self.name not in predictions:
-            problem = f"the predictions lack task {self.name!r}, found {sorted(predictions)}"
-            raise KeyError(f"{problem}: build the model with this task.")
+        checks.loss_inputs(self.name, self.width, predictions, target, weight)
         output = predictions[self.name]
-        if target.ndim != 1 or output.shape != (len(target), self.width)[: 1 + (self.width > 1)]:
-            expected = "(B,)" if self.width == 1 else f"(B, {self.width})"
-            problem = f"the output must be {expected}, found {tuple(output.shape)}"
-            problem += f" for a target of {tuple(target.shape)}"
-            raise ValueError(f"task {self.name!r}: {problem}: give one entry per row.")
-        if weight is not None and weight.shape != target.shape:  # else it would be broadcast
-            problem = f"the weight must be {tuple(target.shape)}, found {tuple(weight.shape)}"
-            raise ValueError(f"task {self.name!r}: {problem}: give one entry per row.")
         observed = ~torch.isnan(target)
         # A stand-in label where none was observed: a NaN there would reach the gradient even at weight zero.
         rows = torch.where(observed, self.row_loss(output, torch.where(observed, target, 0.0)), 0.0)
@@ -231,10 +195,7 @@ class Regression(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numeric = all(isinstance(value, (int, float)) for value in (self.location, self.scale))
-        if not numeric or not math.isfinite(self.location) or not 0 < self.scale < math.inf:
-            problem = f"task {self.name!r} has location {self.location!r} and scale {self.scale!r}"
-            raise ValueError(f"{problem}, no finite number and positive number: take those that fit finds.")
+        checks.scaling(self.name, self.location, self.scale)
 
     @property
     def width(self) -> int:
@@ -247,9 +208,7 @@ class Regression(Task):
         seen = self.target(table)
         seen = seen[~torch.isnan(seen)]
         location, scale = seen.mean().item(), seen.std(correction=0).item()
-        if not math.isfinite(location + scale):
-            problem = f"column {self.column!r}, the target of task {self.name!r}, holds numbers too large to"
-            raise ValueError(f"{problem} be scaled, up to {seen.abs().max():g}: use another unit.")
+        checks.spread(self.name, self.column, seen, location + scale)
         return replace(self, initial=fitted.initial, location=location, scale=scale if scale > 0 else 1.0)
 
     def row_loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -269,7 +228,7 @@ class Regression(Task):
 
     def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """RMSE and MAE; with variance also the mean negative log-likelihood in the unit of the label."""
-        self._measurable(target, prediction, 2 if self.variance else 0)
+        checks.natural(target, prediction, 2 if self.variance else 0)
         mean = prediction[:, 0] if self.variance else prediction
         found = {name: metric(target, mean, weights) for name, metric in _ERRORS.items()}
         if self.variance:
@@ -288,10 +247,7 @@ class Binary(Task):
     """
 
     main: ClassVar[str] = "auc"
-
-    @property
-    def _highest(self) -> float:
-        return 1
+    highest: ClassVar[float | None] = 1
 
     def _read(self, column: pd.Series, role: str) -> Array:
         return labels.yes_or_no(column, role)
@@ -329,23 +285,13 @@ class Multiclass(Task):
     classes: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        listed = isinstance(self.classes, (list, tuple)) and all(
-            isinstance(c, Hashable) for c in self.classes
-        )
-        if not listed or len(set(self.classes)) < 2 or len(set(self.classes)) != len(self.classes):
-            problem = f"task {self.name!r} needs at least two different classes, found {self.classes!r}"
-            raise ValueError(f"{problem}: list each once.")
-        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "classes", checks.classes(self.name, self.classes))
         super().__post_init__()
 
     @property
     def width(self) -> int:
         """One logit per class."""
         return len(self.classes)
-
-    @property
-    def _highest(self) -> float:
-        return len(self.classes) - 1
 
     def _read(self, column: pd.Series, role: str) -> Array:
         return labels.positions(column, role, self.classes, "classes")
@@ -364,7 +310,7 @@ class Multiclass(Task):
 
     def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """Accuracy and mean log-loss; targets are positions in ``classes``."""
-        self._measurable(target, prediction, len(self.classes))
+        checks.natural(target, prediction, len(self.classes))
         return {
             "accuracy": metrics.accuracy(target, prediction, weights),
             "log_loss": metrics.log_loss(target, prediction, weights),
@@ -387,21 +333,12 @@ class Ordinal(Task):
     levels: tuple[float, ...] = (1, 2, 3, 4, 5)
 
     def __post_init__(self) -> None:
-        listed = isinstance(self.levels, (list, tuple)) and all(isinstance(k, Real) for k in self.levels)
-        rising = listed and all(a < b for a, b in pairwise(self.levels))
-        if not rising or len(self.levels) < 2 or not all(map(math.isfinite, self.levels)):
-            problem = f"task {self.name!r} needs at least two levels in rising order, found {self.levels!r}"
-            raise ValueError(f"{problem}: list numbers from low to high.")
-        object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "levels", checks.levels(self.name, self.levels))
         super().__post_init__()
 
     @property
     def width(self) -> int:
         """One cut between two neighbouring levels."""
-        return len(self.levels) - 1
-
-    @property
-    def _highest(self) -> float:
         return len(self.levels) - 1
 
     def _read(self, column: pd.Series, role: str) -> Array:
@@ -438,13 +375,14 @@ class Ordinal(Task):
 
     def metrics(self, target: Array, prediction: Array, weights: Array | None = None) -> dict[str, float]:
         """Kappa and accuracy of the likeliest level, log-loss, and RMSE and MAE of the expected level."""
-        self._measurable(target, prediction, len(self.levels))
+        checks.natural(target, prediction, len(self.levels))
         levels = np.asarray(self.levels, dtype=np.float64)
         likeliest = np.where(np.isnan(target), np.nan, prediction.argmax(1))
+        right = metrics.accuracy(target, prediction, weights)  # refuses what is no position
         label = np.append(levels, np.nan)[np.where(np.isnan(target), len(levels), target).astype(int)]
         return {
             "kappa": metrics.quadratic_weighted_kappa(target, likeliest, weights),
-            "accuracy": metrics.accuracy(target, prediction, weights),
+            "accuracy": right,
             "log_loss": metrics.log_loss(target, prediction, weights),
         } | {name: metric(label, prediction @ levels, weights) for name, metric in _ERRORS.items()}
 
@@ -457,6 +395,7 @@ class Count(Task):
     """
 
     main: ClassVar[str] = "poisson_deviance"
+    highest: ClassVar[float | None] = math.inf
     higher_is_better: ClassVar[bool] = False
 
     zero_inflated: bool = False
@@ -465,10 +404,6 @@ class Count(Task):
     def width(self) -> int:
         """Log rate, and the logit of a structural zero."""
         return 2 if self.zero_inflated else 1
-
-    @property
-    def _highest(self) -> float:
-        return math.inf
 
     def _read(self, column: pd.Series, role: str) -> Array:
         return labels.counts(column, role)
@@ -533,13 +468,7 @@ def targets(tasks: Sequence[Task], table: pd.DataFrame) -> tuple[dict[str, Tenso
 
 def check_names(tasks: Sequence[Task]) -> None:
     """Refuse what is no list of tasks, no task at all, and two tasks of one name."""
-    if not isinstance(tasks, Sequence) or not all(hasattr(task, "name") for task in tasks):
-        found = f"{str(tasks)[:60]!r} ({type(tasks).__name__})"
-        raise TypeError(f"tasks must be a list of tasks, found {found}: write [Binary('click'), ...].")
-    names = [task.name for task in tasks]
-    if not names or len(set(names)) != len(names):
-        problem = f"there must be at least one task, each with a name of its own, found {names}"
-        raise ValueError(f"{problem}: rename or add one.")
+    checks.tasks(tasks)
 
 
 def _as_columns(output: Tensor) -> Tensor:

@@ -91,6 +91,37 @@ def test_rows_may_come_alone_and_in_any_order(tmp_path) -> None:
     assert np.isfinite(bundle.predict(strange)).all(axis=None)
 
 
+def test_a_bundle_ranks_raw_rows_by_what_it_predicts() -> None:
+    bundle = serving.Bundle(*trained())
+    new = table(seed=3).assign(margin=2.5, request=np.repeat(["r", "q", "s"], 20))
+    scored = bundle.predict(new)
+    found = bundle.rank(new, value={"bought": "margin", "stars_1": -1.0}, groups="request", k=4)
+    assert found.groupby("request").size().tolist() == [4, 4, 4] and set(found["rank"]) == {1, 2, 3, 4}
+    expected = 2.5 * scored["bought"] - scored["stars_1"]
+    assert np.allclose(found["score"], expected[found.index])
+    best = expected.groupby(new["request"]).max()
+    assert np.allclose(
+        found[found["rank"] == 1].set_index("request")["score"].sort_index(), best.sort_index()
+    )
+    powers = bundle.rank(new, powers={"bought": 1.0, "visits": 0.5})
+    assert np.allclose(powers["score"], (scored["bought"] * scored["visits"] ** 0.5)[powers.index])
+
+
+def test_no_rows_give_no_predictions_but_all_columns() -> None:
+    bundle = serving.Bundle(*trained())
+    new = table(3)
+    assert list(bundle.predict(new[:0])) == list(bundle.predict(new)) and bundle.predict(new[:0]).empty
+    with pytest.raises(KeyError, match="age"):
+        bundle.predict(new[:0].drop(columns="age"))
+
+
+def test_two_predictions_of_one_name_are_refused() -> None:
+    tasks = [Multiclass("kind", classes=("x", "y")), Binary("kind_x")]
+    natural = {"kind": torch.zeros(2, 2), "kind_x": torch.zeros(2)}
+    with pytest.raises(ValueError, match="two predictions would be called 'kind_x'"):
+        serving.split(tasks, natural)
+
+
 def test_saving_twice_replaces_and_a_failed_save_leaves_the_old_one(tmp_path, monkeypatch) -> None:
     net, features, tasks = trained()
     serving.save(tmp_path / "shop", net, features, tasks)
@@ -140,7 +171,7 @@ def test_a_model_of_ones_own_is_loaded_into(tmp_path) -> None:
     net = Own(tasks)
     net.inner.encoder = TabularEncoder(features.sizes, 2, (4,))
     serving.save(tmp_path / "own", net, features, tasks)
-    with pytest.raises(ValueError, match="cannot build a 'Own'"):
+    with pytest.raises(ValueError, match="describes no model of this package .*'Own'.*pass the model itself"):
         serving.load(tmp_path / "own")
     other = Own(tasks)
     other.inner.encoder = TabularEncoder(features.sizes, 2, (4,))

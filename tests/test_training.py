@@ -314,7 +314,8 @@ def test_an_input_that_the_encoder_cannot_read_is_refused_before_training() -> N
     x, y = data()
     made = model()
     before = weights(made)
-    for part, row, value, named in (("numeric", 70, torch.inf, "inf"), ("categorical", 3, 6, "holds 6 in column")):
+    cases = (("numeric", 70, torch.inf, "inf"), ("categorical", 3, 6, "holds 6 in column"))
+    for part, row, value, named in cases:
         wrong = copy.deepcopy(x)
         wrong[part][row, 1] = value
         for refused in (lambda: fit(made, TASKS, (wrong, y)), lambda: predict(made, TASKS, wrong)):  # noqa: B023

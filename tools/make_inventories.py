@@ -64,6 +64,9 @@ INVENTORIES: dict[str, tuple[str, str, dict[str, tuple[str, str]]]] = {
             "torch.Tensor": ("class", "tensors.html#torch.Tensor"),
             "torch._tensor.Tensor": ("class", "tensors.html#torch.Tensor"),
             "torch.Generator": ("class", TORCH.format("Generator")),
+            "torch._C.Generator": ("class", TORCH.format("Generator")),
+            "torch.nn.modules.sparse.Embedding": ("class", TORCH.format("nn.Embedding")),
+            "Make": ("class", "optim.html#torch.optim.Optimizer"),
             "torch.device": ("class", "tensor_attributes.html#torch.device"),
             "torch.dtype": ("class", "tensor_attributes.html#torch.dtype"),
             "torch.nn.Module": ("class", TORCH.format("nn.Module")),
@@ -92,6 +95,7 @@ INVENTORIES: dict[str, tuple[str, str, dict[str, tuple[str, str]]]] = {
         {
             "numpy.ndarray": ("class", "reference/generated/numpy.ndarray.html#numpy.ndarray"),
             "ArrayLike": ("class", "reference/typing.html#numpy.typing.ArrayLike"),
+            "np.dtype": ("class", "reference/generated/numpy.dtype.html#numpy.dtype"),
             "numpy.dtype": ("class", "reference/generated/numpy.dtype.html#numpy.dtype"),
             "numpy.random.Generator": ("class", "reference/random/generator.html#numpy.random.Generator"),
             "numpy.float64": ("class", "reference/arrays.scalars.html#numpy.float64"),
