@@ -15,7 +15,10 @@ import pytest
 from mtl_ref import datasets
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDIES = ("shop_two_tasks", "reviews_two_tasks")
+STUDIES = (
+    *("shop_two_tasks", "reviews_two_tasks", "late_labels", "score_fusion", "drift_monitors"),
+    "lazy_rows",
+)
 
 
 @pytest.fixture(params=STUDIES)

@@ -18,11 +18,21 @@ TOUR = "chapters/front/tour.ipynb"
 SCRATCH = "chapters/3-recommender/build-from-scratch.ipynb"
 DATA = "chapters/3-recommender/data.ipynb"
 EVALUATE = "chapters/3-recommender/train-and-evaluate.ipynb"
+LATE = "chapters/3-recommender/labels-arrive-late.ipynb"
+PAGE = "chapters/3-recommender/scores-to-page.ipynb"
+BUGS = "chapters/1-concepts/ten-bugs.ipynb"
+FASTER = "chapters/appendix/faster-without-magic.ipynb"
 
 
 def swapped(one: str, other: str) -> str:
     """Code that exchanges the names of two models in the stored study."""
     return f"study = study.assign(model=study['model'].replace({{{one!r}: {other!r}, {other!r}: {one!r}}}))"
+
+
+def renamed(one: str, other: str) -> str:
+    """Code that exchanges two rows of the stored study wherever they are read."""
+    exchanged = f"{{{one!r}: {other!r}, {other!r}: {one!r}}}"
+    return f"by_world = lambda task, *rest, old=by_world: old({exchanged}.get(task, task), *rest)"
 
 
 SHIFTED = "study = study.assign(value=study['value'] + 0.05 * (study['model'] == 'single'))"
@@ -80,6 +90,40 @@ PERTURBATIONS: list[Perturbation] = [
     Perturbation(EVALUATE, "claim-reviews-share", SHIFTED),
     Perturbation(EVALUATE, "claim-reviews-linear", swapped("single", "linear on TF-IDF")),
     Perturbation(EVALUATE, "claim-reviews-trees", swapped("single", "trees")),
+    Perturbation(LATE, "claim-half-life", "worlds = [w.assign(age=100.0) for w in worlds]"),
+    Perturbation(
+        LATE,
+        "claim-bids",
+        swapped("naive, two tasks", "final labels, two tasks"),
+        rerun=("study-functions",),
+    ),
+    Perturbation(
+        LATE,
+        "claim-page",
+        swapped("wait, two tasks", "final labels, two tasks"),
+        rerun=("study-functions",),
+    ),
+    Perturbation(LATE, "claim-coat-limit", "coats = coats.assign(corrected=coats['final'])"),
+    Perturbation(PAGE, "claim-value", renamed("conversion", "powers 1 1")),
+    Perturbation(PAGE, "claim-auc", renamed("oracle", "true conversion")),
+    Perturbation(PAGE, "claim-knobs", "by_powers, by_weights = by_weights, by_powers"),
+    Perturbation(PAGE, "claim-neighbours", renamed("neighbours by z", "neighbours by random")),
+    Perturbation(PAGE, "claim-parity", "difference = np.abs(served + 0.001 - ours).to_numpy().max()"),
+    Perturbation(PAGE, "claim-unit", "alarms_by = alarms_by[:, ::-1]"),
+    Perturbation(PAGE, "claim-privacy", renamed("looker", "from the north")),
+    Perturbation(BUGS, "claim-hook", "bad = good"),
+    Perturbation(BUGS, "claim-leak", "alone = {**alone, 'leak': good}", rerun=("lies",)),
+    Perturbation(BUGS, "claim-labels", "alone = {**alone, 'zero': good}", rerun=("lies",)),
+    Perturbation(BUGS, "claim-training", "alone = {**alone, 'column': good}", rerun=("lies",)),
+    Perturbation(FASTER, "claim-ladder", "rungs = rungs.assign(ratio_low=1.5)"),
+    Perturbation(
+        FASTER,
+        "claim-lazy",
+        "runs = runs.assign(adam=runs['adam'].replace({'dense': 'lazy', 'lazy': 'dense'}))",
+        rerun=("lazy-differences", "gap"),
+    ),
+    Perturbation(FASTER, "claim-permutation", "epochs = [e[:-1] for e in epochs]"),
+    Perturbation(FASTER, "claim-ranks", "y = y.nan_to_num()", rerun=("ranks-whole", "ranks-apart")),
 ]
 
 NOTEBOOKS = {
