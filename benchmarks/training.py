@@ -10,13 +10,22 @@ Results go to data/results/training.json; with ``--quick`` or ``--only`` they ar
 
 Every contestant has a process of its own, as its user would run it, and trains the same rows (eight
 categorical fields with 76,180 ids, log-uniform; eight numbers; a rating and a purchase) with the same shape
-of model (embedding 16, MLP 128-64, heads 32-1) by Adam in float32. A round times each of them once, in an
-order that rotates; a ratio is taken within a round, so that a busy machine hits both sides. Shown are the
-median over the rounds and the order statistics that hold it with 95 % confidence.
+of model (embedding 16, MLP 128-64, heads 32-1) by Adam in float32: **one** call of several epochs, the first
+of which does not count. A round times one epoch of each, while all others wait, in an order that rotates; a
+ratio is taken within a round, so that a busy machine hits both sides. Shown are the median over the rounds
+and the order statistics that hold it with 95 % confidence.
+
+Why one call: code that asks for new memory at every step runs as fast as the C library's allocator lets it.
+glibc gives large blocks back to the system when they are freed, and each new one must be cleared by the
+system first, unless the process has freed a still larger block before. A second call of deepctr's ``fit`` in
+one process runs after its first call freed its copy of the table, and is a third faster; a user's first and
+only call is not. Because so much hangs on it, the contest is also held with an allocator that was told to
+keep its memory (``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_``): the rows with ``kept_memory``.
 
 - ours: the public ``fit`` on 30 % missing ratings, with masks, finite checks and a progress bar, no clipping.
 - plain: ``DataLoader(TensorDataset)`` with the module a tutorial writes, one ``nn.Embedding`` per field.
-- deepctr: ``SharedBottom.fit`` of deepctr-torch 0.3.0 as it comes (L2 on embeddings), and without it.
+- deepctr: ``SharedBottom.fit`` of deepctr-torch 0.3.0 as it comes (L2 on embeddings, progress bar), and
+  without the L2.
 - rechub: ``SharedBottom`` with ``MTLTrainer`` of torch-rechub 0.9.0.
 
 The two libraries are no part of the book's environment: ``pip install --no-deps --target _build/peers
@@ -61,12 +70,15 @@ from mtl_ref.encoders import TabularEncoder  # noqa: E402
 from mtl_ref.models import SharedEncoder  # noqa: E402
 from mtl_ref.tasks import Binary, Regression  # noqa: E402
 from mtl_ref.training import fit  # noqa: E402
+from mtl_ref.weighting import FixedWeights  # noqa: E402
 
 FIELDS = [50_000, 20_000, 5_000, 1_000, 100, 50, 20, 10]
 NUMBERS = 8
 EMBEDDING, HIDDEN, HEAD = 16, (128, 64), 32
 TASKS = [Regression("rating"), Binary("purchase")]
-Contestant = Callable[[], None]
+Pace = Callable[[], None]  # to be called after every epoch
+Contestant = Callable[[int, Pace], None]  # trains so many epochs
+KEPT = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "2000000000"}
 
 
 class Rows:
@@ -85,6 +97,14 @@ class Rows:
         self.fields = fields
 
 
+class Paced(FixedWeights):
+    """Lambda one, and a word to the contest after every epoch."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__([1.0] * len(TASKS))
+        self.after_epoch = lambda means: pace()
+
+
 def ours(rows: Rows, batch: int, **options: object) -> Contestant:
     """The public ``fit``; 30 % of the ratings are missing."""
     torch.manual_seed(0)
@@ -93,7 +113,9 @@ def ours(rows: Rows, batch: int, **options: object) -> Contestant:
     rating = torch.where(torch.arange(len(rows.rating)) % 10 < 3, torch.nan, rows.rating)
     x = {"categorical": rows.ids, "numeric": rows.numbers}
     data = Batches(x, {"rating": rating, "purchase": rows.purchase}, batch_size=batch)
-    return lambda: fit(model, TASKS, data, epochs=1, progress=True, **options)
+    return lambda epochs, pace: fit(
+        model, TASKS, data, weighting=Paced(pace), epochs=epochs, progress=True, **options
+    )
 
 
 class Plain(nn.Module):
@@ -125,13 +147,15 @@ def plain(rows: Rows, batch: int) -> Contestant:
     adam = torch.optim.Adam(model.parameters())
     squared, cross_entropy = nn.MSELoss(), nn.BCEWithLogitsLoss()
 
-    def run() -> None:
-        for ids, numbers, rating, purchase in loader:
-            a, b = model(ids, numbers)
-            loss = squared(a, rating) + cross_entropy(b, purchase)
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
+    def run(epochs: int, pace: Pace) -> None:
+        for _ in range(epochs):
+            for ids, numbers, rating, purchase in loader:
+                a, b = model(ids, numbers)
+                loss = squared(a, rating) + cross_entropy(b, purchase)
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+            pace()
 
     return run
 
@@ -141,6 +165,7 @@ def deepctr(rows: Rows, batch: int, penalty: bool) -> Contestant:
     quiet = types.ModuleType("deepctr_torch.utils")  # its own asks the network for a newer version
     quiet.check_version = lambda version: None  # type: ignore[attr-defined]
     sys.modules.setdefault("deepctr_torch.utils", quiet)
+    from deepctr_torch.callbacks import Callback
     from deepctr_torch.inputs import DenseFeat, SparseFeat
     from deepctr_torch.models.multitask.sharedbottom import SharedBottom
 
@@ -159,7 +184,13 @@ def deepctr(rows: Rows, batch: int, penalty: bool) -> Contestant:
     x = {f"c{c}": rows.ids[:, c].numpy() for c in range(len(rows.fields))}
     x |= {f"n{k}": rows.numbers[:, k].numpy() for k in range(NUMBERS)}
     y = torch.stack([rows.rating, rows.purchase], 1).numpy()
-    return lambda: model.fit(dict(x), y, batch_size=batch, epochs=1, verbose=0)
+
+    def run(epochs: int, pace: Pace) -> None:
+        after = Callback()
+        after.on_epoch_end = lambda epoch, logs=None: pace()
+        model.fit(x, y, batch_size=batch, epochs=epochs, callbacks=[after])
+
+    return run
 
 
 def rechub(rows: Rows, batch: int) -> Contestant:
@@ -178,7 +209,13 @@ def rechub(rows: Rows, batch: int) -> Contestant:
     x |= {f"n{k}": rows.numbers[:, k].numpy() for k in range(NUMBERS)}
     y = torch.stack([rows.rating, rows.purchase], 1).numpy()
     loader, *_ = DataGenerator(x, y).generate_dataloader(x, y, x, y, batch_size=batch)
-    return lambda: trainer.train_one_epoch(loader)
+
+    def run(epochs: int, pace: Pace) -> None:
+        for _ in range(epochs):
+            trainer.train_one_epoch(loader)
+            pace()
+
+    return run
 
 
 class OneTable(nn.Module):
@@ -206,13 +243,15 @@ def sliced(rows: Rows, batch: int, one_table: bool, fused: bool) -> Contestant:
     adam = torch.optim.Adam(model.parameters(), fused=fused)
     squared, cross_entropy = nn.MSELoss(), nn.BCEWithLogitsLoss()
 
-    def run() -> None:
-        for part in data:
-            a, b = model(part.x["ids"], part.x["numbers"])
-            loss = squared(a, part.y["rating"]) + cross_entropy(b, part.y["purchase"])
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
+    def run(epochs: int, pace: Pace) -> None:
+        for _ in range(epochs):
+            for part in data:
+                a, b = model(part.x["ids"], part.x["numbers"])
+                loss = squared(a, part.y["rating"]) + cross_entropy(b, part.y["purchase"])
+                adam.zero_grad()
+                loss.backward()
+                adam.step()
+            pace()
 
     return run
 
@@ -238,36 +277,51 @@ def vocabulary(ids: int) -> list[int]:
 
 
 def work(
-    name: str, batch: int, threads: int, n: int, ids: int, pipe: multiprocessing.connection.Connection
+    name: str,
+    batch: int,
+    threads: int,
+    n: int,
+    ids: int,
+    epochs: int,
+    pipe: multiprocessing.connection.Connection,
 ) -> None:
-    """A contestant's own process: time one pass over the rows whenever asked."""
+    """A contestant's own process: one training, which waits after every epoch until it is asked for more."""
     torch.set_num_threads(threads)
+    start = time.perf_counter()
+
+    def pace() -> None:
+        nonlocal start
+        pipe.send(time.perf_counter() - start)
+        pipe.recv()
+        gc.collect()
+        start = time.perf_counter()
+
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        run = CONTESTANTS[name](Rows(n, vocabulary(ids)), batch)
-        while True:
-            gc.collect()
-            start = time.perf_counter()
-            run()
-            pipe.send(time.perf_counter() - start)
-            if not pipe.recv():
-                return
+        CONTESTANTS[name](Rows(n, vocabulary(ids)), batch)(epochs, pace)
 
 
 class Contest:
     """One process per contestant, as its user would run it; one at a time is asked to work."""
 
-    def __init__(self, names: list[str], batch: int, threads: int, n: int, ids: int) -> None:
+    def __init__(
+        self, names: list[str], batch: int, threads: int, n: int, ids: int, epochs: int, kept_memory: bool
+    ) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.pipes, self.processes = {}, []
+        os.environ |= KEPT if kept_memory else {}  # the C library reads it when a process starts
         for name in names:
             self.pipes[name], other = spawn.Pipe()
-            process = spawn.Process(target=work, args=(name, batch, threads, n, ids, other), daemon=True)
+            process = spawn.Process(
+                target=work, args=(name, batch, threads, n, ids, epochs, other), daemon=True
+            )
             process.start()
             self.processes.append(process)
-            self.pipes[name].recv()  # the first pass does not count: caches, allocators, first-use imports
+            self.pipes[name].recv()  # the first epoch does not count: caches, allocators, first-use imports
+        for key in KEPT:
+            os.environ.pop(key, None)
 
     def seconds(self, name: str) -> float:
-        """Wall-clock seconds of one pass."""
+        """Wall-clock seconds of one epoch."""
         self.pipes[name].send(True)
         return self.pipes[name].recv()
 
@@ -331,9 +385,10 @@ def contest(
     n: int = 131_072,
     ids: int = 76_180,
     rounds: int = 9,
+    kept_memory: bool = False,
 ) -> list[dict[str, object]]:
     """Time all contestants, round by round; one row each, with the ratio to the first within the round."""
-    race = Contest(names, batch, threads, n, ids)
+    race = Contest(names, batch, threads, n, ids, rounds + 1, kept_memory)
     times: dict[str, list[float]] = {name: [] for name in names}
     floors: list[dict[str, float]] = []
     torch.set_num_threads(threads)
@@ -346,7 +401,10 @@ def contest(
     race.close()
     limit = {part: statistics.median(f[part] for f in floors) for part in floors[0]}
     fastest = batch / sum(limit.values())
-    print(f"\nbatch {batch:,}, {threads} thread(s), {n:,} rows, {ids:,} ids, {rounds} rounds")
+    print(
+        f"\nbatch {batch:,}, {threads} thread(s), {n:,} rows, {ids:,} ids, {rounds} rounds"
+        + (", the allocator keeps its memory" if kept_memory else "")
+    )
     print(
         f"  floor {fastest / 1e3:.0f}k rows/s: products {limit['products'] * 1e3:.2f} ms, "
         f"traffic {limit['traffic'] * 1e3:.2f} ms a step"
@@ -362,6 +420,7 @@ def contest(
             "rows": n,
             "ids": ids,
             "rounds": rounds,
+            "kept_memory": kept_memory,
         }
         row |= dict(zip(("rows_per_second", "low", "high"), map(round, speed), strict=True))
         row |= dict(zip(("ratio", "ratio_low", "ratio_high"), (round(r, 3) for r in ratio), strict=True))
@@ -409,6 +468,7 @@ def main() -> None:
         found["contest"] = [
             r for b, t in settings for r in contest(names, b, t, args.rows, rounds=args.rounds)
         ]
+        found["contest"] += contest(names, n=args.rows, rounds=args.rounds, kept_memory=True)
     if "ladder" in parts:
         found["ladder"] = contest(LADDER, n=args.rows, rounds=args.rounds)
     if "curves" in parts:
