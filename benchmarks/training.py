@@ -24,8 +24,8 @@ keep its memory (``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_``): the
 
 - ours: the public ``fit`` on 30 % missing ratings, with masks, finite checks and a progress bar, no clipping.
 - plain: ``DataLoader(TensorDataset)`` with the module a tutorial writes, one ``nn.Embedding`` per field.
-- deepctr: ``SharedBottom.fit`` of deepctr-torch 0.3.0 as it comes (L2 on embeddings, progress bar), and
-  without the L2.
+- deepctr: ``SharedBottom.fit`` of deepctr-torch 0.3.0 as it comes (L2 on its embeddings, and on the weights
+  of a linear part that this model never reads; progress bar); without the L2 on embeddings; without any.
 - rechub: ``SharedBottom`` with ``MTLTrainer`` of torch-rechub 0.9.0.
 
 The two libraries are no part of the book's environment: ``pip install --no-deps --target _build/peers
@@ -160,8 +160,8 @@ def plain(rows: Rows, batch: int) -> Contestant:
     return run
 
 
-def deepctr(rows: Rows, batch: int, penalty: bool) -> Contestant:
-    """``SharedBottom.fit`` of deepctr-torch, with or without its default L2 on the embeddings."""
+def deepctr(rows: Rows, batch: int, **penalties: float) -> Contestant:
+    """``SharedBottom.fit`` of deepctr-torch, with its default L2 penalties or others."""
     quiet = types.ModuleType("deepctr_torch.utils")  # its own asks the network for a newer version
     quiet.check_version = lambda version: None  # type: ignore[attr-defined]
     sys.modules.setdefault("deepctr_torch.utils", quiet)
@@ -171,14 +171,13 @@ def deepctr(rows: Rows, batch: int, penalty: bool) -> Contestant:
 
     columns = [SparseFeat(f"c{c}", size, embedding_dim=EMBEDDING) for c, size in enumerate(rows.fields)]
     columns += [DenseFeat(f"n{k}", 1) for k in range(NUMBERS)]
-    off = {} if penalty else {"l2_reg_embedding": 0.0, "l2_reg_linear": 0.0}
     model = SharedBottom(
         columns,
         HIDDEN,
         (HEAD,),
         task_types=("regression", "binary"),
         task_names=("rating", "purchase"),
-        **off,
+        **penalties,
     )
     model.compile("adam", loss=["mse", "binary_crossentropy"])
     x = {f"c{c}": rows.ids[:, c].numpy() for c in range(len(rows.fields))}
@@ -259,15 +258,16 @@ def sliced(rows: Rows, batch: int, one_table: bool, fused: bool) -> Contestant:
 CONTESTANTS: dict[str, Callable[[Rows, int], Contestant]] = {
     "ours": ours,
     "plain": plain,
-    "deepctr": lambda rows, batch: deepctr(rows, batch, penalty=True),
-    "deepctr, no L2": lambda rows, batch: deepctr(rows, batch, penalty=False),
+    "deepctr": deepctr,
+    "deepctr, no embedding L2": lambda rows, batch: deepctr(rows, batch, l2_reg_embedding=0.0),
+    "deepctr, no L2": lambda rows, batch: deepctr(rows, batch, l2_reg_embedding=0.0, l2_reg_linear=0.0),
     "rechub": rechub,
     "whole batches": lambda rows, batch: sliced(rows, batch, one_table=False, fused=False),
     "one table": lambda rows, batch: sliced(rows, batch, one_table=True, fused=False),
     "fused Adam": lambda rows, batch: sliced(rows, batch, one_table=True, fused=True),
     "lazy rows": lambda rows, batch: ours(rows, batch, lazy_rows=True),
 }
-OTHERS = ["ours", "plain", "deepctr", "deepctr, no L2", "rechub"]
+OTHERS = ["ours", "plain", "deepctr", "deepctr, no embedding L2", "deepctr, no L2", "rechub"]
 LADDER = ["ours", "plain", "whole batches", "one table", "fused Adam"]
 
 
@@ -371,6 +371,16 @@ def floor(rows: Rows, batch: int) -> dict[str, float]:
     return {"products": products, "traffic": traffic}
 
 
+def busy() -> float:
+    """CPU seconds that all programs have used on this machine since it started; NaN where it does not say."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text("ascii").splitlines()[0].split()[1:]]
+    except OSError:
+        return math.nan
+    user, nice, system, _, _, interrupts, soft = ticks[:7]
+    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+
+
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Median, and the order statistics that hold the true median with at least 95 % confidence."""
     ordered, n = sorted(values), len(values)
@@ -393,11 +403,14 @@ def contest(
     floors: list[dict[str, float]] = []
     torch.set_num_threads(threads)
     rows = Rows(batch, vocabulary(ids))
+    before, start = busy(), time.perf_counter()
     for turn in range(rounds):
         for position in range(len(names)):
             name = names[(turn + position) % len(names)]
             times[name].append(race.seconds(name))
         floors.append(floor(rows, batch) if ids < 2_000_000 else {"products": math.nan, "traffic": math.nan})
+    # About one core per thread is ours; what is beyond it belongs to other programs, and to the kernel.
+    load = (busy() - before) / (time.perf_counter() - start)
     race.close()
     limit = {part: statistics.median(f[part] for f in floors) for part in floors[0]}
     fastest = batch / sum(limit.values())
@@ -407,7 +420,7 @@ def contest(
     )
     print(
         f"  floor {fastest / 1e3:.0f}k rows/s: products {limit['products'] * 1e3:.2f} ms, "
-        f"traffic {limit['traffic'] * 1e3:.2f} ms a step"
+        f"traffic {limit['traffic'] * 1e3:.2f} ms a step; {load:.2f} cores were busy"
     )
     result: list[dict[str, object]] = []
     for name in names:
@@ -421,6 +434,7 @@ def contest(
             "ids": ids,
             "rounds": rounds,
             "kept_memory": kept_memory,
+            "busy_cores": round(load, 2),
         }
         row |= dict(zip(("rows_per_second", "low", "high"), map(round, speed), strict=True))
         row |= dict(zip(("ratio", "ratio_low", "ratio_high"), (round(r, 3) for r in ratio), strict=True))
@@ -428,7 +442,7 @@ def contest(
             row |= {"floor": round(fastest), "of_floor": round(speed[0] / fastest, 3)}
         result.append(row)
         print(
-            f"  {name:<15} {speed[0] / 1e3:7.1f}k rows/s [{speed[1] / 1e3:.1f}, {speed[2] / 1e3:.1f}]   "
+            f"  {name:<24} {speed[0] / 1e3:7.1f}k rows/s [{speed[1] / 1e3:.1f}, {speed[2] / 1e3:.1f}]   "
             f"{names[0]} is {ratio[0]:.2f} x as fast [{ratio[1]:.2f}, {ratio[2]:.2f}]   "
             f"{speed[0] / fastest:.0%} of the floor",
             flush=True,
