@@ -116,6 +116,7 @@ PERTURBATIONS: list[Perturbation] = [
     Perturbation(BUGS, "claim-labels", "alone = {**alone, 'zero': good}", rerun=("lies",)),
     Perturbation(BUGS, "claim-training", "alone = {**alone, 'column': good}", rerun=("lies",)),
     Perturbation(FASTER, "claim-ladder", "rungs = rungs.assign(ratio_low=1.5)"),
+    Perturbation(FASTER, "claim-kept", "kept = usual"),
     Perturbation(
         FASTER,
         "claim-lazy",
