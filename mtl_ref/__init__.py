@@ -8,7 +8,8 @@ The files follow the seven steps of a multi-task project, in the order in which 
 3. tasks: ``metrics``, ``labels`` (reading target columns), ``tasks`` (their likelihood, link and metrics);
    with them ``shards`` (mini-batches of what does not fit in memory; ``parquet`` reads and writes the files)
 4. model: ``encoders`` (F), ``models`` (F with one head G_i per task)
-5. training: ``weighting`` (rules that combine losses), ``ranks`` (several processes), ``checkpoints``,
+5. training: ``weighting`` (rules that combine losses), ``balancing`` (rules that read the Gram matrix of the
+   task gradients; exact ``solvers`` below it), ``ranks`` (several processes), ``checkpoints``,
    ``optimisers``, ``steps`` (one batch), ``runs`` (where a training stands), ``training`` (``fit``)
 6. evaluation: ``evaluation`` (intervals, paired comparisons, the sceptic's probes; inside it ``folding``)
 7. application: ``fusion`` (several scores, one order), ``serving`` (a model bundle), ``rows`` and

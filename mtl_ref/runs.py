@@ -71,7 +71,8 @@ class Run:
         self.combined += combined
         self.sums += losses.sums
         self.seen += losses.seen
-        self.weights = losses.weights
+        # The mean over the epoch: what the epoch's steps applied; a running one leaves a constant as it is.
+        self.weights = self.weights + (losses.weights - self.weights) / self.in_epoch
 
     def row(self, means: Tensor) -> dict[str, Any]:
         """What the history says about the training part of this epoch."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .batches import Batch
+from .encoders import EmbeddingTable
 from .models import Encoded
 from .ranks import Ranks
 from .tasks import Task
@@ -74,10 +75,14 @@ def backward(
     losses = quotient(sums, seen)
     all_sums = ranks.sum(sums.detach())
     values = losses.detach() if ranks.world == 1 else quotient(all_sums, seen)
+    if not torch.isfinite(values).all():  # ``fit`` refuses it, with the step, before a rule has seen it
+        return Losses(values, all_sums, seen, torch.full_like(values, math.nan), values.sum())
     penalty = _penalty(model, predictions, batch, ranks)
     if balancing is None:
         # Rules see the losses of all ranks; the gradient flows through this rank's part of them.
-        combined: Tensor = rule(losses if ranks.world == 1 else losses + (values - losses).detach())
+        whole = losses if ranks.world == 1 else losses + (values - losses).detach()
+        normed = hasattr(rule, "from_norms")
+        combined: Tensor = rule.from_norms(whole, _norms(model, losses, ranks)) if normed else rule(whole)
         combined = combined if penalty is None else combined + penalty
         torch.autograd.backward(combined)
         weights = getattr(rule, "weights", torch.full((len(tasks),), math.nan)).detach()
@@ -103,6 +108,48 @@ def backward(
         torch.autograd.backward(encoded.shared, [z.grad for z in read.shared])
     combined = values.sum() if penalty is None else values.sum() + ranks.sum(penalty.detach())
     return Losses(values, all_sums, seen, weights.detach(), combined)
+
+
+def last_shared(model: Any) -> Tensor:
+    """Return the weight of the last layer that the tasks share, where GradNorm compares gradients.
+
+    Raises:
+        ValueError: If no layer after the embeddings is shared.
+    """
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, EmbeddingTable)}
+    layers: list[Tensor] = [p for p in model.shared_parameters() if p.ndim > 1 and id(p) not in tables]
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} shares no layer after its embeddings: give it hidden layers."
+        )
+    return layers[-1]
+
+
+def _norms(model: Any, losses: Tensor, ranks: Ranks) -> Tensor:
+    """Norms (T,) of the gradients of the losses, over all ranks, at the last shared layer."""
+    at = last_shared(model)
+    rows = [torch.autograd.grad(loss, at, retain_graph=True, materialize_grads=True)[0] for loss in losses]
+    gradients = ranks.sum(torch.stack([row.flatten() for row in rows]))
+    norms: Tensor = torch.linalg.vector_norm(gradients, dim=1)
+    return norms
+
+
+def generators(place: torch.device) -> list[Tensor]:
+    """States of the generators from which dropout draws."""
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(place)] if place.type == "cuda" else [])
+
+
+def measure(
+    model: Any, tasks: Sequence[Task], batch: Batch, states: Sequence[Tensor], ranks: Ranks
+) -> Tensor:
+    """Compute the losses (T,) of a batch once more, with the dropout that was drawn from ``states``."""
+    place = next(model.parameters()).device
+    with torch.no_grad(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        torch.set_rng_state(states[0])
+        if place.type == "cuda":
+            torch.cuda.set_rng_state(states[1], place)
+        sums, own = totals(tasks, model(batch.x), batch)
+    return quotient(ranks.sum(sums), ranks.sum(own))
 
 
 def _penalty(model: Any, predictions: Mapping[str, Tensor], batch: Batch, ranks: Ranks) -> Tensor | None:

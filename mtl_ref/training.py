@@ -21,7 +21,7 @@ from .batches import Batch, Batches, Source
 from .optimisers import Make, Optimiser
 from .reproducible import need
 from .runs import Run
-from .steps import Gradients, backward, check_cut, quotient, refuse, totals
+from .steps import Gradients, backward, check_cut, generators, last_shared, measure, quotient, refuse, totals
 from .tasks import Task, check_names
 from .weighting import FixedWeights
 
@@ -135,6 +135,8 @@ def fit(
     batches.part = (group.rank, group.world)
     if balancing is not None:
         check_cut(model, batches.sample(), names, gradients)
+    elif hasattr(rule, "from_norms"):
+        last_shared(model)
     by_row = balancing is None or gradients == "representation"
     optimiser = Optimiser(model, rule, optimizer, learning_rate, weight_decay, by_row, lazy_rows)
     settings: dict[str, Any] = {"tasks": names, "rows": batches.n_rows, "batch_size": batches.batch_size}
@@ -163,6 +165,7 @@ def fit(
                 if schedule is not None:
                     optimiser.set_rate(schedule(run.steps / steps))
                 optimiser.zero()
+                states = generators(place) if hasattr(rule, "after_update") else []
                 losses = backward(model, tasks, batch, rule, balancing, gradients, run.draws, group)
                 combined, run.steps, run.in_epoch = losses.combined.item(), run.steps + 1, run.in_epoch + 1
                 if not math.isfinite(combined):
@@ -173,6 +176,8 @@ def fit(
                 optimiser.step()
                 if hasattr(rule, "after_step"):
                     rule.after_step(losses.values)
+                if hasattr(rule, "after_update"):
+                    rule.after_update(measure(model, tasks, batch, states, group))
                 run.count(losses, combined)
                 if bar is not None:
                     bar.update(1)

@@ -149,9 +149,11 @@ def test_a_row_does_not_depend_on_its_batch(
     x = features.transform(other)
     positions = data.draw(st.lists(st.integers(0, len(other) - 1), min_size=1, max_size=8))
     assert_equal(features.transform(other.iloc[positions]), picked(x, positions))
-    alone = pd.DataFrame(
-        [other.iloc[positions[0]].to_dict()]
-    )  # pandas chooses other column types for one row
+    row = [other.iloc[positions[0]].to_dict()]
+    try:
+        alone = pd.DataFrame(row)  # pandas chooses other column types for one row
+    except UnicodeEncodeError:  # its own text type cannot hold half of a surrogate pair
+        alone = pd.DataFrame(row, dtype=object)
     assert_equal(features.transform(alone), picked(x, positions[:1]))
 
 
