@@ -31,7 +31,7 @@ from .solvers import Array
 class MGDA(nn.Module):
     """The shortest vector in the convex hull of the gradients, found exactly.
 
-    The weights are not negative and sum to one; no task conflicts with d: ⟨g_i, d⟩ ≥ |d|². The update is zero
+    The weights are not negative and sum to one; no task conflicts with d: ⟨g_i, d⟩ ≥ ‖d‖². The update is zero
     exactly where the gradients are Pareto-stationary, so also if one of them is zero (the zero gradients then
     share the weight) or two are exactly opposite.
 
@@ -130,7 +130,7 @@ class GradVac(nn.Module):
 class CAGrad(nn.Module):
     """The direction near the mean gradient whose worst improvement over the tasks is largest.
 
-    d maximises min ⟨g_i, d⟩ over |d - g_0| ≤ c |g_0|, g_0 the mean gradient. If no direction improves all
+    d maximises min ⟨g_i, d⟩ over ‖d - g_0‖ ≤ c ‖g_0‖, g_0 the mean gradient. If no direction improves all
     tasks (zero lies in the gradients' hull, as with a zero gradient) there are many such d: the rule
     takes the one nearest to g_0. Opposite gradients of one length have g_0 = 0 and give d = 0.
     Not divided by 1 + c or 1 + c², as some code does.
@@ -200,7 +200,7 @@ class NashMTL(nn.Module):
     """The bargain of Nash: the direction in a ball for which the product of the improvements is largest.
 
     Its weights solve Gα = 1/α and are positive; no task conflicts with d, since ⟨g_i, d⟩ = 1/α_i. The
-    direction does not depend on the lengths of the gradients, and |d| = √T: clip it, as the authors do.
+    direction does not depend on the lengths of the gradients, and ‖d‖ = √T: clip it, as the authors do.
     Tasks with a zero gradient do not bargain (weight 0, and they do not count in T).
 
     Source: Navon et al. (2022).
@@ -290,7 +290,7 @@ def visiting_orders(tasks: int, generator: torch.Generator | None = None) -> np.
 
 
 def _read(gram: Tensor) -> tuple[Array, Array]:
-    """Lengths |g_i| (T,) and cosines (T, T) of the gradients; the cosines of a zero gradient are zero."""
+    """Lengths ‖g_i‖ (T,) and cosines (T, T) of the gradients; the cosines of a zero gradient are zero."""
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or not len(gram):
         raise ValueError(
             f"a Gram matrix has one row and one column per task, found the shape {tuple(gram.shape)}: "

@@ -27,7 +27,7 @@ def factor(cosines: Array) -> Array:
 
 
 def nonnegative_least_squares(system: Array, right: Array) -> Array:
-    """The x ≥ 0 that minimises |system · x - right|, by an active-set method (Lawson and Hanson, 1974).
+    """The x ≥ 0 that minimises ‖system · x - right‖, by an active-set method (Lawson and Hanson, 1974).
 
     Compiled code is asked first, and its answer is taken only if it meets the optimality conditions: where
     columns are parallel or opposite, it can let dependent ones in and return 1e13.
@@ -108,7 +108,7 @@ def dual_cone_projections(rows: Array) -> Array:
 
 
 def best_worst_case(rows: Array, lengths: Array, mean: Array, radius: float) -> Array:
-    """The v, |v| ≤ 1, for which the worst ⟨g_i, m + radius · v⟩ is largest, as coefficients u (T,), u ≥ 0.
+    """The v, ‖v‖ ≤ 1, for which the worst ⟨g_i, m + radius · v⟩ is largest, as coefficients u (T,), u ≥ 0.
 
     The length of the shortest v that raises the worst task to t is a convex, increasing function of t; Newton
     from above finds where it is 1. If no v raises all tasks above zero (zero lies in the hull of the
@@ -116,7 +116,7 @@ def best_worst_case(rows: Array, lengths: Array, mean: Array, radius: float) -> 
 
     Args:
         rows: L (T, rank).
-        lengths: |g_i| (T,).
+        lengths: ‖g_i‖ (T,).
         mean: m (rank,), the direction that is corrected.
         radius: Largest correction, positive.
     """
