@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtl_ref.reproducible import setup
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "data" / "results"
 KEY = ["replicate", "model", "task", "metric"]
@@ -94,7 +96,7 @@ class Study:
             for model in self.models:
                 if ((stored["replicate"] == replicate) & (stored["model"] == model)).any():
                     continue
-                fresh = pd.DataFrame(self.unit(replicate, model))
+                fresh = self.compute(replicate, model)
                 fresh.insert(0, "replicate", replicate)
                 fresh.insert(1, "model", model)
                 stored = pd.concat([stored, fresh], ignore_index=True) if len(stored) else fresh
@@ -106,10 +108,19 @@ class Study:
         stored.to_csv(self.csv, index=False, float_format="%.8g")
         return stored
 
+    def compute(self, replicate: int, model: str) -> pd.DataFrame:
+        """The rows of one unit, whatever ran before it in this process.
+
+        Without this call a unit that prepares its data before it calls ``setup`` would do so in float32 when
+        it is the first of its process, and in float64 after any other.
+        """
+        setup(seed=replicate)
+        return pd.DataFrame(self.unit(replicate, model))
+
     def recompute(self, replicate: int, model: str) -> pd.DataFrame:
         """Compute a stored unit again; columns ``task, metric, stored, again``."""
         stored = pd.read_csv(self.csv).query("replicate == @replicate and model == @model")
-        again = pd.DataFrame(self.unit(replicate, model))
+        again = self.compute(replicate, model)
         both = stored.merge(again, on=["task", "metric"], suffixes=("_stored", "_again"), how="outer")
         return both.rename(columns={"value_stored": "stored", "value_again": "again"})
 

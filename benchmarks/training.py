@@ -1,10 +1,10 @@
 """Rows per second of ``fit`` beside what others wrote, in one run, as ratios.
 
-    python benchmarks/training.py             everything below (about 20 minutes on an idle machine)
+    python benchmarks/training.py             everything below (about 40 minutes on an idle machine)
     python benchmarks/training.py contest     beside others' code, at two batch sizes, on one and two threads
     python benchmarks/training.py ladder      from the tutorial's loop to ``fit``, one change at a time
     python benchmarks/training.py curves      against vocabulary, rows and batch size; dense and lazy rows
-    python benchmarks/training.py contest --quick --only "ours,plain" --rounds 3
+    python benchmarks/training.py contest --quick --only "ours;plain" --rounds 3
 
 Results go to data/results/training.json; with ``--quick`` or ``--only`` they are printed and not stored.
 
@@ -18,8 +18,8 @@ and the order statistics that hold it with 95 % confidence.
 Why one call: code that asks for new memory at every step runs as fast as the C library's allocator lets it.
 glibc gives large blocks back to the system when they are freed, and each new one must be cleared by the
 system first, unless the process has freed a still larger block before. A second call of deepctr's ``fit`` in
-one process runs after its first call freed its copy of the table, and is a third faster; a user's first and
-only call is not. Because so much hangs on it, the contest is also held with an allocator that was told to
+one process runs after its first call freed its copy of the table, and is faster; a user's first and only
+call is not. Because so much hangs on it, the contest is also held with an allocator that was told to
 keep its memory (``MALLOC_TRIM_THRESHOLD_`` and ``MALLOC_MMAP_THRESHOLD_``): the rows with ``kept_memory``.
 
 - ours: the public ``fit`` on 30 % missing ratings, with masks, finite checks and a progress bar, no clipping.
@@ -484,7 +484,9 @@ def main() -> None:
         ]
         found["contest"] += contest(names, n=args.rows, rounds=args.rounds, kept_memory=True)
     if "ladder" in parts:
-        found["ladder"] = contest(LADDER, n=args.rows, rounds=args.rounds)
+        found["ladder"] = [
+            r for b in (1024, 8192) for r in contest(LADDER, b, n=args.rows, rounds=args.rounds)
+        ]
     if "curves" in parts:
         found["curves"] = list(curves(args.rounds))
     if args.only or args.quick:

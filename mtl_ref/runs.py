@@ -16,7 +16,7 @@ from . import checkpoints
 from .batches import Source
 from .optimisers import Optimiser
 from .ranks import Ranks
-from .steps import Losses
+from .steps import Losses, generators, set_generators
 
 
 class Run:
@@ -111,10 +111,9 @@ class Run:
 
 def checkpoint(run: Run, folder: str | os.PathLike[str], settings: dict[str, Any], group: Ranks) -> None:
     """Write where the run stands; dropout's generators are those of all ranks."""
-    cuda = torch.cuda.get_rng_state(run.device) if run.device.type == "cuda" else torch.empty(0)
-    generators = group.gather([torch.get_rng_state(), cuda])
+    everywhere = group.gather(generators(run.device))
     if group.rank == 0:
-        state = run.state_dict() | {"settings": settings, "generators": generators}
+        state = run.state_dict() | {"settings": settings, "generators": everywhere}
         checkpoints.save(folder, run.steps, state)
     group.first(0)  # nobody goes on before it is written
 
@@ -145,9 +144,7 @@ def resume(
         )
     run.load_state_dict(state)
     if group.rank < len(state["generators"]):
-        torch.set_rng_state(state["generators"][group.rank][0])
-        if run.device.type == "cuda":
-            torch.cuda.set_rng_state(state["generators"][group.rank][1], run.device)
+        set_generators(state["generators"][group.rank], run.device)
     return True
 
 

@@ -139,15 +139,20 @@ def generators(place: torch.device) -> list[Tensor]:
     return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(place)] if place.type == "cuda" else [])
 
 
+def set_generators(states: Sequence[Tensor], place: torch.device) -> None:
+    """Let dropout draw on from ``states``."""
+    torch.set_rng_state(states[0])
+    if place.type == "cuda":
+        torch.cuda.set_rng_state(states[1], place)
+
+
 def measure(
     model: Any, tasks: Sequence[Task], batch: Batch, states: Sequence[Tensor], ranks: Ranks
 ) -> Tensor:
     """Compute the losses (T,) of a batch once more, with the dropout that was drawn from ``states``."""
     place = next(model.parameters()).device
     with torch.no_grad(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.set_rng_state(states[0])
-        if place.type == "cuda":
-            torch.cuda.set_rng_state(states[1], place)
+        set_generators(states, place)
         sums, own = totals(tasks, model(batch.x), batch)
     return quotient(ranks.sum(sums), ranks.sum(own))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mtl_ref import datasets
 
@@ -54,3 +55,20 @@ def test_a_unit_chosen_at_random_gives_the_stored_rows_again(study) -> None:
     # Another CPU rounds elsewhere; over a few hundred float64 steps that stays below a thousandth.
     close = np.isclose(both["stored"], both["again"], rtol=1e-3, atol=1e-6, equal_nan=True)
     assert close.all(), f"replicate {replicate}, {model}:\n{both[~close]}"
+
+
+def test_a_unit_does_not_depend_on_what_ran_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the float width nor the generators that others left behind reach a unit."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    make = importlib.import_module("study").Study
+
+    def unit(replicate: int, model: str) -> list[dict[str, object]]:
+        drawn = torch.rand(()) + np.random.random()  # before any call of ``setup`` of its own
+        return [{"task": "any", "metric": "any", "value": float(drawn)}]
+
+    study = make("any", unit, ("one",), 2, (), 2, 0.1)
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(99)
+    first, other = study.compute(0, "one"), study.compute(1, "one")
+    assert study.compute(0, "one").equals(first) and not other.equals(first)
+    assert torch.get_default_dtype() == torch.float64
