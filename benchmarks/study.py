@@ -34,7 +34,7 @@ Rows = list[dict[str, Any]]
 # The package files that a training with `fit` depends on, whatever the data.
 PIPELINE = (
     *("moments", "features", "batches", "checks", "metrics", "labels", "tasks", "encoders", "models"),
-    *("weighting", "ranks", "optimisers", "steps", "runs", "training"),
+    *("weighting", "ranks", "optimisers", "backpropagation", "steps", "runs", "training"),
 )
 
 

@@ -10,7 +10,8 @@ The files follow the seven steps of a multi-task project, in the order in which 
 4. model: ``encoders`` (F), ``models`` (F with one head G_i per task)
 5. training: ``weighting`` (rules that combine losses), ``balancing`` (rules that read the Gram matrix of the
    task gradients; exact ``solvers`` below it), ``ranks`` (several processes), ``checkpoints``,
-   ``optimisers``, ``steps`` (one batch), ``runs`` (where a training stands), ``training`` (``fit``)
+   ``optimisers``, ``backpropagation`` (the chain rule written out), ``steps`` (one batch), ``runs`` (where a
+   training stands), ``training`` (``fit``)
 6. evaluation: ``evaluation`` (intervals, paired comparisons, the sceptic's probes; inside it ``folding``)
 7. application: ``fusion`` (several scores, one order), ``serving`` (a model bundle), ``rows`` and
    ``onnx_export`` (the bundle without torch), ``monitoring``, ``payloads``, ``workers`` and ``service``

@@ -90,7 +90,7 @@ class SharedEncoder(nn.Module):
         width = _width(encoder)
         self.heads = ByTask({task.name: Head(width, head, task) for task in tasks})
         self.head, self.stop_gradient = tuple(head), frozenset(stop_gradient)
-        self._alike = len(tasks) > 1 and len(head) == 1 and all(task.width == 1 for task in tasks)
+        self.alike = len(tasks) > 1 and len(head) == 1 and all(task.width == 1 for task in tasks)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class SharedEncoder(nn.Module):
     def decode(self, encoded: Encoded) -> dict[str, Tensor]:
         """Map z to one raw output per task."""
         (z,) = encoded.shared
-        if self._alike and not self.stop_gradient:
+        if self.alike and not self.stop_gradient:
             return _together(self.heads, z)
         return {
             name: head(z.detach() if name in self.stop_gradient else z) for name, head in self.heads.items()

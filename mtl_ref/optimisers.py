@@ -23,6 +23,83 @@ from .ranks import Ranks
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
+class Adam:
+    """Adam with decoupled weight decay, as ``torch.optim.AdamW`` computes it, in one call per step.
+
+    The same kernel and the same numbers, without the 0.3 ms that the class takes in every step to sort what
+    does not change between steps: half of the time of the update itself for a small model.
+
+    Args:
+        groups: Each with ``params`` and ``weight_decay``.
+        learning_rate: Step size, kept as ``lr`` in every group.
+        betas: Decay of the two moments.
+        epsilon: Added to the root of the second moment.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+    ) -> None:
+        self.param_groups = [group | {"lr": learning_rate} for group in groups]
+        self.betas, self.epsilon = betas, epsilon
+        # The kernel wants lists of one dtype and device: those of each group, apart.
+        self.parts: list[tuple[dict[str, Any], list[Tensor], list[Tensor], list[Tensor], Tensor]] = []
+        for group in self.param_groups:
+            kinds = dict.fromkeys((p.dtype, p.device) for p in group["params"])
+            for kind in kinds:
+                own = [p for p in group["params"] if (p.dtype, p.device) == kind]
+                mean, square = ([torch.zeros_like(p, requires_grad=False) for p in own] for _ in range(2))
+                self.parts.append((group, own, mean, square, torch.zeros(len(own), device=kind[1])))
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        for group, own, mean, square, steps in self.parts:
+            counts = list(steps.unbind())
+            moved = [k for k, parameter in enumerate(own) if parameter.grad is not None]
+            if not moved:
+                continue
+            if len(moved) == len(own):
+                steps += 1
+            else:
+                own, mean, square, counts = (
+                    [entries[k] for k in moved] for entries in (own, mean, square, counts)
+                )
+                for count in counts:
+                    count += 1
+            with torch.no_grad():
+                torch._fused_adamw_(
+                    own,
+                    [parameter.grad for parameter in own if parameter.grad is not None],
+                    mean,
+                    square,
+                    [],
+                    counts,
+                    lr=group["lr"],
+                    beta1=self.betas[0],
+                    beta2=self.betas[1],
+                    weight_decay=group["weight_decay"],
+                    eps=self.epsilon,
+                    amsgrad=False,
+                    maximize=False,
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return rates, moments and counts."""
+        return {"lr": [g["lr"] for g in self.param_groups], "parts": [list(part[2:]) for part in self.parts]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        for group, rate in zip(self.param_groups, state["lr"], strict=True):
+            group["lr"] = rate
+        for own, (means, squares, steps) in zip(self.parts, state["parts"], strict=True):
+            pairs = zip([*own[2], *own[3], own[4]], [*means, *squares, steps], strict=True)
+            for kept, stored in pairs:
+                kept.copy_(stored)
+
+
 class LazyRowAdam:
     """Adam that touches only the rows of a table that a batch reads.
 
@@ -120,13 +197,14 @@ class Optimiser:
         self.lazy = LazyRowAdam(self.tables) if lazy_rows else None
         dense = self.plain if lazy_rows else own
         self.trained = [*dense, *rules]
+        self.dense: Any
         if make is not None:
             self.dense = make(self.trained)
         else:
             groups: list[dict[str, Any]] = [{"params": dense, "weight_decay": weight_decay}]
             if rules:
                 groups.append({"params": rules, "weight_decay": 0.0})  # decay would drag lambda towards one
-            self.dense = torch.optim.AdamW(groups, lr=learning_rate, fused=True)  # without decay: Adam
+            self.dense = Adam(groups, learning_rate)
         self._rates = [group["lr"] for group in self.dense.param_groups]
         self._loose = [p for p in self.trained if id(p) not in by_rows]
         self._dirty: list[tuple[Tensor, Tensor | None]] = []  # buffers, and where they are not zero

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from .backpropagation import ByHand
 from .batches import Batch
 from .encoders import EmbeddingTable
 from .models import Encoded
@@ -49,6 +50,7 @@ def backward(
     gradients: Gradients,
     generator: torch.Generator,
     ranks: Ranks,
+    hand: ByHand | None = None,
 ) -> Losses:
     """Fill the gradients for one batch (with several ranks: this rank's part of them).
 
@@ -61,15 +63,19 @@ def backward(
         gradients: Where a balancing rule's Gram matrix is taken.
         generator: For balancing rules that are random.
         ranks: The processes that share the batch.
+        hand: Passes of ``model`` written by hand, which take the place of autograd below the raw outputs.
 
     Returns:
         Losses over all ranks.
     """
-    encoded = model.encode(batch.x)
-    read = encoded
-    if balancing is not None and gradients == "representation":
-        read = Encoded(tuple(z.detach().requires_grad_() for z in encoded.shared), encoded.private)
-    predictions = model.decode(read)
+    encoded = read = Encoded((), {})
+    if hand is not None:
+        predictions = hand.forward(batch.x, apart=balancing is not None)
+    else:
+        encoded = read = model.encode(batch.x)
+        if balancing is not None and gradients == "representation":
+            read = Encoded(tuple(z.detach().requires_grad_() for z in encoded.shared), encoded.private)
+        predictions = model.decode(read)
     sums, own = totals(tasks, predictions, batch)
     seen = ranks.sum(own)  # before dividing: a rank with few labels counts for few
     losses = quotient(sums, seen)
@@ -85,10 +91,16 @@ def backward(
         combined: Tensor = rule.from_norms(whole, _norms(model, losses, ranks)) if normed else rule(whole)
         combined = combined if penalty is None else combined + penalty
         torch.autograd.backward(combined)
+        if hand is not None:
+            hand.fill()
         weights = getattr(rule, "weights", torch.full((len(tasks),), math.nan)).detach()
         if penalty is not None and ranks.world > 1:
             combined = combined - penalty + ranks.sum(penalty.detach())
         return Losses(values, all_sums, seen, weights, combined.detach())
+    if hand is not None:
+        torch.autograd.backward(losses.sum())
+        weights = _balance(hand, balancing, gradients, generator, ranks)
+        return Losses(values, all_sums, seen, weights, values.sum())
     at = model.shared_parameters() if gradients == "parameters" else list(read.shared)
     rows = [torch.autograd.grad(loss, at, retain_graph=True, materialize_grads=True) for loss in losses]
     jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]).double()  # (T, P)
@@ -108,6 +120,22 @@ def backward(
         torch.autograd.backward(encoded.shared, [z.grad for z in read.shared])
     combined = values.sum() if penalty is None else values.sum() + ranks.sum(penalty.detach())
     return Losses(values, all_sums, seen, weights.detach(), combined)
+
+
+def _balance(
+    hand: ByHand, balancing: Any, gradients: Gradients, generator: torch.Generator, ranks: Ranks
+) -> Tensor:
+    """Fill the gradients by hand and return the weights (T,), as ``backward`` does by autograd."""
+    apart = hand.at_latent()  # (B, T, width)
+    if gradients == "representation":
+        rows = apart.transpose(0, 1).flatten(1).double()
+        weights: Tensor = balancing(ranks.sum(rows @ rows.T), generator=generator)
+        hand.fill_weighted(apart, weights)
+    else:
+        jacobian = hand.jacobian(apart)
+        weights = balancing(jacobian.gram(), generator=generator)
+        hand.fill_combined(jacobian, weights)
+    return weights.detach()
 
 
 def last_shared(model: Any) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import ranks, runs
+from .backpropagation import by_hand
 from .batches import Batch, Batches, Source
 from .optimisers import Make, Optimiser
 from .reproducible import need
@@ -121,8 +122,6 @@ def fit(
     batches, held_out = _prepare(model, tasks, train, validation, batch_size, seed)
     names, place = [task.name for task in tasks], _place(model, device)
     rule: Any = _rule(names, weighting, balancing).to(place)
-    if lazy_rows and (optimizer is not None or (balancing is not None and gradients == "parameters")):
-        raise ValueError("lazy_rows has its own Adam and sees rows only: leave out optimizer, or balancing.")
     if patience is not None and held_out is None:
         raise ValueError(f"patience is {patience} and there is no validation part: give one.")
     if monitor != "loss" and monitor not in names:
@@ -137,7 +136,13 @@ def fit(
         check_cut(model, batches.sample(), names, gradients)
     elif hasattr(rule, "from_norms"):
         last_shared(model)
-    by_row = balancing is None or gradients == "representation"
+    hand = None if hasattr(rule, "from_norms") else by_hand(model, tasks)
+    whole_jacobian = balancing is not None and gradients == "parameters"
+    if whole_jacobian and group.world > 1:  # gradients of one task are summed over the ranks first
+        hand = None
+    by_row = hand is not None or not whole_jacobian
+    if lazy_rows and (optimizer is not None or not by_row):
+        raise ValueError("lazy_rows has its own Adam and sees rows only: leave out optimizer, or balancing.")
     optimiser = Optimiser(model, rule, optimizer, learning_rate, weight_decay, by_row, lazy_rows)
     settings: dict[str, Any] = {"tasks": names, "rows": batches.n_rows, "batch_size": batches.batch_size}
     settings |= {"epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay}
@@ -166,7 +171,7 @@ def fit(
                     optimiser.set_rate(schedule(run.steps / steps))
                 optimiser.zero()
                 states = generators(place) if hasattr(rule, "after_update") else []
-                losses = backward(model, tasks, batch, rule, balancing, gradients, run.draws, group)
+                losses = backward(model, tasks, batch, rule, balancing, gradients, run.draws, group, hand)
                 combined, run.steps, run.in_epoch = losses.combined.item(), run.steps + 1, run.in_epoch + 1
                 if not math.isfinite(combined):
                     refuse(names, losses.values, run.epoch, run.steps)

@@ -8,7 +8,7 @@ from torch import nn
 
 from mtl_ref.encoders import EmbeddingTable, TabularEncoder
 from mtl_ref.models import SharedEncoder, SingleTask
-from mtl_ref.optimisers import LazyRowAdam
+from mtl_ref.optimisers import Adam, LazyRowAdam
 from mtl_ref.ranks import Ranks
 from mtl_ref.tasks import Binary, Regression
 from mtl_ref.training import fit, predict
@@ -62,6 +62,51 @@ def plainly(made: nn.Module, steps: int, batch: int, clip: float | None) -> None
         if clip:
             nn.utils.clip_grad_norm_(made.parameters(), clip)
         adam.step()
+
+
+def test_adam_is_that_of_torch_to_the_last_bit() -> None:
+    """Two groups, one with decay, a float32 parameter among float64 ones, and gradients that are missing."""
+
+    def made() -> list[torch.Tensor]:
+        torch.manual_seed(2)
+        shapes = [(5, 3), (4,), (2, 2), (3,)]
+        own = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+        return [*own[:3], nn.Parameter(own[3].detach().float())]
+
+    ours, theirs = made(), made()
+    adam = Adam(
+        [{"params": ours[:2] + ours[3:], "weight_decay": 0.1}, {"params": ours[2:3], "weight_decay": 0.0}],
+        0.01,
+    )
+    groups = [
+        {"params": theirs[:2] + theirs[3:], "weight_decay": 0.1},
+        {"params": theirs[2:3], "weight_decay": 0.0},
+    ]
+    expected = torch.optim.AdamW(groups, lr=0.01, fused=True)
+    for step in range(12):
+        for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            torch.manual_seed(100 * step + k)
+            gradient = None if step % 3 == 1 and k in (1, 2) else torch.randn(a.shape).to(a)
+            a.grad, b.grad = gradient, None if gradient is None else gradient.clone()
+        for group in (*adam.param_groups, *expected.param_groups):
+            group["lr"] = 0.01 / (1 + step)
+        adam.step()
+        expected.step()
+        if step == 6:  # a resumed run goes on as if nothing had happened
+            state = adam.state_dict()
+            state = {
+                "lr": state["lr"],
+                "parts": [
+                    [[m.clone() for m in part[0]], [v.clone() for v in part[1]], part[2].clone()]
+                    for part in state["parts"]
+                ],
+            }
+            adam = Adam(
+                [{"params": g["params"], "weight_decay": g["weight_decay"]} for g in adam.param_groups], 9.9
+            )
+            adam.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not torch.equal(ours[0], made()[0])
 
 
 @pytest.mark.parametrize("kind", ["shared", "single"])
