@@ -6,6 +6,9 @@ per replicate, model, task and metric) and ``NAME.json`` (command, code hash, ve
 beforehand). The tests recompute a unit chosen at random and refuse results whose code has changed. After a
 change that should not matter, ``python benchmarks/NAME.py confirm 5`` recomputes five random units and
 accepts the new code only if all agree.
+
+Two processes can share the work: ``run 0 2`` and ``run 1 2`` each take every other replicate and keep what
+they have in a file of their own; ``merge`` puts the parts together once all units are there.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import platform
 import random
 import sys
@@ -75,10 +79,9 @@ class Study:
         ]
         return hashlib.sha256("\n".join(_meaning(path) for path in files).encode()).hexdigest()[:16]
 
-    def run(self, replicates: Iterable[int] | None = None) -> pd.DataFrame:
-        """Compute what is missing, storing after every unit."""
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        about = {
+    def about(self) -> dict[str, Any]:
+        """What stands beside the rows: command, code, what was declared, versions."""
+        return {
             "command": f"python benchmarks/{self.name}.py",
             "code": self.code_hash(),
             "declared": {"trainings": self.trainings, "hours": self.hours, "replicates": self.replicates},
@@ -86,13 +89,29 @@ class Study:
             "versions": {"python": platform.python_version()}
             | {package: version(package) for package in ("torch", "numpy", "pandas", "scikit-learn")},
         }
-        described = self.csv.with_suffix(".json")
+
+    def run(
+        self, replicates: Iterable[int] | None = None, part: tuple[int, int] | None = None
+    ) -> pd.DataFrame:
+        """Compute what is missing, storing after every unit.
+
+        Args:
+            replicates: Which ones; all by default.
+            part: (i, n) for the i-th of n processes, which takes the replicates i, i + n, ... and keeps its
+                rows in a file of its own, for ``merge``.
+        """
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path = self.csv if part is None else self._part(*part)
+        about, described = self.about(), path.with_suffix(".json")
         stored = pd.DataFrame(columns=[*KEY, "value"])
-        if self.csv.exists() and described.exists():
+        if path.exists() and described.exists():
             if json.loads(described.read_text())["code"] == about["code"]:
-                stored = pd.read_csv(self.csv)
+                stored = pd.read_csv(path)
+        if stored.empty:  # rows of other code must never stand beside the new description
+            path.unlink(missing_ok=True)
         described.write_text(json.dumps(about, indent=1) + "\n")
-        for replicate in replicates if replicates is not None else range(self.replicates):
+        mine = range(self.replicates) if part is None else range(part[0], self.replicates, part[1])
+        for replicate in replicates if replicates is not None else mine:
             for model in self.models:
                 if ((stored["replicate"] == replicate) & (stored["model"] == model)).any():
                     continue
@@ -100,13 +119,52 @@ class Study:
                 fresh.insert(0, "replicate", replicate)
                 fresh.insert(1, "model", model)
                 stored = pd.concat([stored, fresh], ignore_index=True) if len(stored) else fresh
-                stored.to_csv(self.csv, index=False, float_format="%.8g")
+                _write(stored, path)
                 print(f"{self.name}: replicate {replicate}, {model}", file=sys.stderr, flush=True)
+        stored = self._sorted(stored)
+        _write(stored, path)
+        return stored
+
+    def merge(self) -> pd.DataFrame:
+        """Put the parts together; they are deleted afterwards.
+
+        Raises:
+            SystemExit: If a unit is missing or stored twice, or a part is of other code; nothing is changed
+                then.
+        """
+        parts, about = sorted(RESULTS.glob(f"{self.name}.part-*-of-*.csv")), self.about()
+        if not parts:
+            raise SystemExit(f"{self.name}: there are no parts to merge: run them first.")
+        for path in parts:
+            if json.loads(path.with_suffix(".json").read_text())["code"] != about["code"]:
+                raise SystemExit(f"{self.name}: {path.name} is of other code: run it again.")
+        stored = pd.concat([pd.read_csv(path) for path in parts], ignore_index=True)
+        found = set(map(tuple, stored[["replicate", "model"]].drop_duplicates().to_numpy().tolist()))
+        wanted = {(replicate, model) for replicate in range(self.replicates) for model in self.models}
+        if found != wanted or stored.duplicated(KEY).any():
+            counts = (
+                f"{len(wanted - found)} units are missing, {stored.duplicated(KEY).sum()} rows stand twice"
+            )
+            raise SystemExit(f"{self.name}: {counts}: run the parts to their end.")
+        stored = self._sorted(stored)
+        _write(stored, self.csv)
+        self.csv.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+        for path in parts:
+            path.unlink()
+            path.with_suffix(".json").unlink()
+        return stored
+
+    def _part(self, position: int, count: int) -> Path:
+        """Where one of several processes keeps its rows."""
+        if not 0 <= position < count:
+            raise SystemExit(f"{self.name}: parts are counted from 0 to {count - 1}, found {position}.")
+        return RESULTS / f"{self.name}.part-{position}-of-{count}.csv"
+
+    def _sorted(self, stored: pd.DataFrame) -> pd.DataFrame:
+        """By replicate, then in the order of the models."""
         order = {model: position for position, model in enumerate(self.models)}
         stored = stored.sort_values("model", key=lambda m: m.map(order), kind="stable")
-        stored = stored.sort_values("replicate", kind="stable")
-        stored.to_csv(self.csv, index=False, float_format="%.8g")
-        return stored
+        return stored.sort_values("replicate", kind="stable", ignore_index=True)
 
     def compute(self, replicate: int, model: str) -> pd.DataFrame:
         """The rows of one unit, whatever ran before it in this process.
@@ -143,9 +201,13 @@ class Study:
         described.write_text(json.dumps(about, indent=1) + "\n")
 
     def main(self) -> None:
-        """Run the study, or ``confirm COUNT``."""
+        """Run the study, or one of several parts (``run I N``), or ``merge``, or ``confirm COUNT``."""
         if sys.argv[1:2] == ["confirm"]:
             self.confirm(int(sys.argv[2]))
+        elif sys.argv[1:2] == ["merge"]:
+            self.merge()
+        elif sys.argv[1:2] == ["run"] and len(sys.argv) == 4:
+            self.run(part=(int(sys.argv[2]), int(sys.argv[3])))
         else:
             self.run()
 
@@ -158,6 +220,13 @@ def choose(trials: Sequence[Any], fit: Callable[[Any], tuple[float, Any]]) -> tu
     scored = [(fit(trial), trial) for trial in trials]
     (_, result), trial = max(scored, key=lambda entry: entry[0][0])
     return trial, result
+
+
+def _write(rows: pd.DataFrame, path: Path) -> None:
+    """Write the whole file or nothing."""
+    partial = path.with_suffix(".csv.partial")
+    rows.to_csv(partial, index=False, float_format="%.8g")
+    os.replace(partial, path)
 
 
 def _meaning(path: Path) -> str:
