@@ -26,7 +26,7 @@ from .encoders import EmbeddingTable, FusedEmbedding, TabularEncoder
 from .models import Encoded, SharedEncoder
 from .tasks import Task
 
-_off_where_zero = torch.ops.aten.threshold_backward  # (delta, h, 0): delta where h > 0, else 0
+_relu_backward: Any = torch.ops.aten.threshold_backward
 
 
 def by_hand(model: nn.Module, tasks: Sequence[Task]) -> ByHand | None:
@@ -75,6 +75,7 @@ class ByHand:
             self.heads = [(h.weight, h.bias, o.weight, o.bias) for h, o in modules]
         self.ids: Tensor | None = None
         self.below: list[Tensor] = []  # input of every layer, and z at the end
+        self.rooms: dict[tuple[int | str, ...], Tensor] = {}
 
     def forward(self, x: Mapping[str, Tensor], apart: bool = False) -> dict[str, Tensor]:
         """Predict; the graph begins at the raw outputs (heads alike) or at z.
@@ -116,32 +117,45 @@ class ByHand:
         columns = self.outputs.requires_grad_().unbind(1)
         return dict(zip(self.names, columns, strict=True))
 
+    def room(self, name: int | str, *shape: int) -> Tensor:
+        """Memory that is kept from step to step: what is asked of the system anew must be cleared by it."""
+        key = (name, *shape)
+        if key not in self.rooms:
+            self.rooms = {kept: tensor for kept, tensor in self.rooms.items() if kept[0] != name}
+            self.rooms[key] = torch.empty(shape, dtype=self.below[0].dtype, device=self.below[0].device)
+        return self.rooms[key]
+
     def fill(self) -> None:
         """Fill all gradients with that of a sum of losses, of which autograd gave the part above.
 
         A table gets its gradient by rows, through its tape.
         """
-        self._fill(self._at_latent(apart=False)[:, 0])
+        self._fill(self._at_latent(apart=False)[0])
 
     def at_latent(self) -> Tensor:
-        """Fill the heads' gradients, the plain sum, and return those of each task at z, (B, T, width)."""
+        """Fill the heads' gradients, the plain sum, and return those of each task at z, (T, B, width)."""
         return self._at_latent(apart=True)
 
     def fill_weighted(self, apart: Tensor, weights: Tensor) -> None:
-        """Fill the encoder's gradients from a weighted sum (T,) of the gradients (B, T, width) at z."""
-        self._fill((apart * weights.to(apart.dtype)[:, None]).sum(1))
+        """Fill the encoder's gradients from a weighted sum (T,) of the gradients (T, B, width) at z."""
+        self._fill(torch.tensordot(weights.to(apart.dtype), apart, 1))
 
     def jacobian(self, apart: Tensor) -> Jacobian:
-        """Gradients of all tasks at the encoder's parameters from those at z, (B, T, width)."""
-        layers, delta = self._encoder(apart)
+        """Gradients of all tasks at the encoder's parameters from those at z, (T, B, width)."""
+        layers, delta = self._encoder(
+            self.room("z", len(apart[0]), len(apart), apart.shape[2]).copy_(apart.transpose(0, 1))
+        )
         if delta is None or self.ids is None:
             return Jacobian(layers, None, None)
         rows, tasks, _ = delta.shape
         dimension = self.embedding.table.embedding_dim
         # Row sums: what the occurrences of one id add up to, all tasks beside each other.
-        by_id = delta.view(rows, tasks, -1, dimension).transpose(1, 2).reshape(-1, tasks * dimension)
+        columns = delta.shape[2] // dimension
+        by_id = self.room("ids", rows, columns, tasks, dimension)
+        by_id.copy_(delta.view(rows, tasks, columns, dimension).transpose(1, 2))
         distinct, position = torch.unique(self.ids, return_inverse=True)
-        table = by_id.new_zeros(len(distinct), tasks * dimension).index_add_(0, position, by_id)
+        table = self.room("table", len(self.ids), tasks * dimension)[: len(distinct)].zero_()
+        table.index_add_(0, position, by_id.view(len(self.ids), -1))
         return Jacobian(layers, distinct, table.view(len(distinct), tasks, dimension))
 
     def fill_combined(self, jacobian: Jacobian, weights: Tensor) -> None:
@@ -153,12 +167,12 @@ class ByHand:
             self._note(jacobian.ids, change)
 
     def _at_latent(self, apart: bool) -> Tensor:
-        """The heads' backward pass: gradients at z, (B, T, width), or (B, 1, width) of the sum."""
+        """The heads' backward pass: gradients at z, (T, B, width), or (1, B, width) of the sum."""
         if not self.together:
-            return torch.stack([torch.zeros_like(z) if z.grad is None else z.grad for z in self.latent], 1)
+            return torch.stack([torch.zeros_like(z) if z.grad is None else z.grad for z in self.latent])
         z, above = self.below[-1], self.outputs.grad
         above = torch.zeros_like(self.outputs) if above is None else above
-        delta = _off_where_zero(above.unsqueeze(2) * self.output, self.hidden, 0)  # (B, T, H)
+        delta = _relu_backward(above.unsqueeze(2) * self.output, self.hidden, 0)  # (B, T, H)
         flat = delta.view(len(z), -1)
         weight, bias = (flat.t() @ z).view(*self.output.shape, -1), flat.sum(0).view(self.output.shape)
         output = torch.bmm(above.t().unsqueeze(1), self.hidden.transpose(0, 1))  # (T, 1, H)
@@ -169,17 +183,15 @@ class ByHand:
             for parameter, gradient in zip(head, gradients, strict=True):
                 parameter.grad = gradient
         if not apart:
-            found: Tensor = flat @ self.weight
-            return found.unsqueeze(1)
-        by_task: Tensor = torch.bmm(
-            delta.transpose(0, 1), self.weight.view(*self.output.shape, -1)
-        )  # (T, B, width)
-        return by_task.transpose(0, 1).contiguous()
+            return torch.mm(flat, self.weight)[None]
+        by_task = self.room("heads", *delta.transpose(0, 1).shape[:2], z.shape[1])
+        torch.bmm(delta.transpose(0, 1), self.weight.view(*self.output.shape, -1), out=by_task)
+        return by_task
 
     def _encoder(self, delta: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
         """Gradients (K, ...) of the layers' parameters, and (B, K, C * dimension) at the embedding vectors.
 
-        ``delta`` (B, K, width) holds the gradients of K losses at z.
+        ``delta`` (B, K, width) holds the gradients of K losses at z, and is used up.
         """
         found: list[tuple[Tensor, Tensor]] = []
         rows, losses, _ = delta.shape
@@ -187,13 +199,15 @@ class ByHand:
         width = 0 if self.embedding is None else self.embedding.width
         for k in range(len(self.layers) - 1, -1, -1):
             (weight, bias), below, h = self.layers[k], self.below[k], self.below[k + 1]
-            delta = _off_where_zero(delta, h.unsqueeze(1).expand_as(delta), 0)  # dropped units are zero too
-            delta = delta / kept if kept < 1 else delta
+            # In place: zero where the unit was off, or dropped.
+            _relu_backward.grad_input(delta, h.unsqueeze(1).expand_as(delta), 0, grad_input=delta)
+            delta = delta.div_(kept) if kept < 1 else delta
             flat = delta.view(rows, -1)  # (B, K * out): the K products are one
             found.append((weight, (flat.t() @ below).view(losses, *weight.shape)))
             found.append((bias, flat.sum(0).view(losses, -1)))
             used = weight.detach() if k else weight.detach()[:, :width]  # nobody asks for those of numbers
-            delta = (delta.view(rows * losses, -1) @ used).view(rows, losses, -1)
+            out = self.room(k, rows * losses, used.shape[1])
+            delta = torch.mm(delta.view(rows * losses, -1), used, out=out).view(rows, losses, -1)
         return found, None if self.embedding is None else delta
 
     def _fill(self, delta: Tensor) -> None:
@@ -228,5 +242,12 @@ class Jacobian:
         tasks = len(self.layers[0][1])
         blocks = [rows.view(tasks, -1) for _, rows in self.layers]
         if self.table is not None:
-            blocks.append(self.table.transpose(0, 1).reshape(tasks, -1))
-        return torch.stack([block.double() @ block.double().t() for block in blocks]).sum(0)
+            parts = range(0, len(self.table), 1024)
+            blocks += [self.table[k : k + 1024].transpose(0, 1).reshape(tasks, -1) for k in parts]
+        return torch.stack([gram(block) for block in blocks]).sum(0)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Inner products (T, T) of rows (T, P), summed in float64; by parts, which fit in the cache."""
+    parts = [rows[:, k : k + 16384].double() for k in range(0, rows.shape[1], 16384)]
+    return torch.stack([part @ part.T for part in parts]).sum(0)

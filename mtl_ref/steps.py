@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .backpropagation import ByHand
+from .backpropagation import ByHand, gram
 from .batches import Batch
 from .encoders import EmbeddingTable
 from .models import Encoded
@@ -126,10 +126,9 @@ def _balance(
     hand: ByHand, balancing: Any, gradients: Gradients, generator: torch.Generator, ranks: Ranks
 ) -> Tensor:
     """Fill the gradients by hand and return the weights (T,), as ``backward`` does by autograd."""
-    apart = hand.at_latent()  # (B, T, width)
+    apart = hand.at_latent()  # (T, B, width)
     if gradients == "representation":
-        rows = apart.transpose(0, 1).flatten(1).double()
-        weights: Tensor = balancing(ranks.sum(rows @ rows.T), generator=generator)
+        weights: Tensor = balancing(ranks.sum(gram(apart.flatten(1))), generator=generator)
         hand.fill_weighted(apart, weights)
     else:
         jacobian = hand.jacobian(apart)
