@@ -18,7 +18,7 @@ from mtl_ref import datasets
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = (
     *("shop_two_tasks", "reviews_two_tasks", "late_labels", "score_fusion", "drift_monitors"),
-    "lazy_rows",
+    *("lazy_rows", "learning_weights", "gradnorm_toy"),
 )
 
 

@@ -21,6 +21,10 @@ EVALUATE = "chapters/3-recommender/train-and-evaluate.ipynb"
 LATE = "chapters/3-recommender/labels-arrive-late.ipynb"
 PAGE = "chapters/3-recommender/scores-to-page.ipynb"
 BUGS = "chapters/1-concepts/ten-bugs.ipynb"
+LIKELIHOODS = "chapters/2-weighted-loss/losses-are-likelihoods.ipynb"
+SUM = "chapters/2-weighted-loss/weighted-sum.ipynb"
+GRADIENTS = "chapters/5-balancing/conflicting-gradients.ipynb"
+LEARNED = "chapters/5-balancing/learning-the-weights.ipynb"
 FASTER = "chapters/appendix/faster-without-magic.ipynb"
 
 
@@ -33,6 +37,11 @@ def renamed(one: str, other: str) -> str:
     """Code that exchanges two rows of the stored study wherever they are read."""
     exchanged = f"{{{one!r}: {other!r}, {other!r}: {one!r}}}"
     return f"by_world = lambda task, *rest, old=by_world: old({exchanged}.get(task, task), *rest)"
+
+
+def runs_swapped(one: str, other: str) -> str:
+    """Code that exchanges the names of two models in the runs of the chapter itself."""
+    return f"runs = runs.assign(model=runs['model'].replace({{{one!r}: {other!r}, {other!r}: {one!r}}}))"
 
 
 SHIFTED = "study = study.assign(value=study['value'] + 0.05 * (study['model'] == 'single'))"
@@ -115,8 +124,26 @@ PERTURBATIONS: list[Perturbation] = [
     Perturbation(BUGS, "claim-leak", "alone = {**alone, 'leak': good}", rerun=("lies",)),
     Perturbation(BUGS, "claim-labels", "alone = {**alone, 'zero': good}", rerun=("lies",)),
     Perturbation(BUGS, "claim-training", "alone = {**alone, 'column': good}", rerun=("lies",)),
+    Perturbation(LEARNED, "claim-abandon", swapped("uncertainty", "single"), rerun=("by-world",)),
+    Perturbation(LEARNED, "claim-direction", "learned = learned ** 1.01"),
+    Perturbation(LEARNED, "claim-same", "played = {**played, 'GLS': played['FAMO']}"),
+    Perturbation(LEARNED, "claim-logs", "purse = purse.rename(columns={'RLW': 'GLS', 'GLS': 'RLW'})"),
+    Perturbation(LEARNED, "claim-none", "against = {**against, 'DWA': against['single']}"),
+    Perturbation(LEARNED, "claim-single", "against = {**against, 'single': against['equal']}"),
+    Perturbation(
+        LEARNED,
+        "claim-toy",
+        "left = left.rename(columns={'GradNorm, normal x': 'equal, normal x',"
+        " 'equal, normal x': 'GradNorm, normal x'})",
+    ),
+    Perturbation(LEARNED, "claim-noise", "found = found.assign(noise=found['noise'] * 1.1)"),
+    Perturbation(LEARNED, "claim-ignorance", "found = found.assign(noise=found['noise'] * 2)"),
+    Perturbation(LEARNED, "claim-flat", "flat = flat.assign(**{'√2L': 1.0})"),
+    Perturbation(LEARNED, "claim-units", "units = units.assign(**{'last step': units['last step'] * 2})"),
+    Perturbation(LEARNED, "claim-sum", "moved = {'SGD': moved['Adam'], 'Adam': moved['SGD']}"),
     Perturbation(FASTER, "claim-ladder", "rungs = rungs.assign(ratio_low=1.5)"),
     Perturbation(FASTER, "claim-kept", "kept = usual"),
+    Perturbation(FASTER, "claim-large", "large = rungs"),
     Perturbation(
         FASTER,
         "claim-lazy",
@@ -125,6 +152,63 @@ PERTURBATIONS: list[Perturbation] = [
     ),
     Perturbation(FASTER, "claim-permutation", "epochs = [e[:-1] for e in epochs]"),
     Perturbation(FASTER, "claim-ranks", "y = y.nan_to_num()", rerun=("ranks-whole", "ranks-apart")),
+    Perturbation(LIKELIHOODS, "claim-batch", "measured = measured[::-1]"),
+    Perturbation(LIKELIHOODS, "claim-adam", runs_swapped("stars", "points"), rerun=("differences",)),
+    Perturbation(
+        LIKELIHOODS, "claim-mixture", runs_swapped("stars", "stars, λ = 625"), rerun=("differences",)
+    ),
+    Perturbation(
+        LIKELIHOODS,
+        "claim-adam-rating",
+        "runs = runs.assign(rating=runs['rating'] + 0.05 * (runs['model'] == 'stars'))",
+        rerun=("differences",),
+    ),
+    Perturbation(LIKELIHOODS, "claim-sgd", runs_swapped("stars", "points"), rerun=("differences",)),
+    Perturbation(
+        LIKELIHOODS, "claim-weight", runs_swapped("points", "points, λ = 1/625"), rerun=("differences",)
+    ),
+    Perturbation(
+        LIKELIHOODS,
+        "claim-cure",
+        "fitted = lambda stars, points: Regression('rating', scale=20.0 if points else 1.0)",
+        rerun=("cure-check",),
+    ),
+    Perturbation(SUM, "claim-reach", "pits = bowls"),
+    Perturbation(SUM, "claim-chebyshev", "pits = pits[[0, 200, 400]]"),
+    Perturbation(SUM, "claim-linear", "found = {**found, '3 tasks': found['2 tasks']}"),
+    Perturbation(
+        SUM,
+        "claim-heavy",
+        "runs = runs.assign(weight=runs['weight'].replace({100.0: 1.0, 1.0: 100.0}))",
+    ),
+    Perturbation(
+        SUM,
+        "claim-tenth",
+        "kept = {**kept, 'best of the draft': kept['equal weights'], "
+        "'equal weights': kept['best of the draft']}",
+    ),
+    Perturbation(GRADIENTS, "claim-blind", "at_theta = -at_theta[:1].repeat(2, 1)"),
+    Perturbation(GRADIENTS, "claim-closed", "BY_HAND = BY_HAND | {'MGDA': imtl_g}", rerun=("gap",)),
+    Perturbation(
+        GRADIENTS, "claim-harm", "RULES = RULES | {'UPGrad': PCGrad()}", rerun=("harm", "harm-count")
+    ),
+    Perturbation(GRADIENTS, "claim-scale", "turn = turn | {'Nash-MTL': turn['MGDA']}"),
+    Perturbation(GRADIENTS, "claim-graddrop", "back = straight"),
+    Perturbation(GRADIENTS, "claim-shortcut", "worse = kept_promise"),
+    Perturbation(GRADIENTS, "claim-published", "paths = paths + 0.1", rerun=("places", "published")),
+    Perturbation(
+        GRADIENTS,
+        "claim-nudge",
+        "nudged = nudged | {'PCGrad': nudged['MGDA']}",
+        rerun=("drawn-from",),
+    ),
+    Perturbation(
+        GRADIENTS,
+        "claim-nash",
+        "nash_miss = nash_miss.rename({'plain sum': 'Nash-MTL', 'Nash-MTL': 'plain sum'})",
+    ),
+    Perturbation(GRADIENTS, "claim-real", "cos = cos.rename({'reviews': 'census', 'census': 'reviews'})"),
+    Perturbation(GRADIENTS, "claim-silent", "at_z = at_theta"),
 ]
 
 NOTEBOOKS = {
