@@ -147,7 +147,7 @@ class CAGrad(nn.Module):
     def __init__(self, c: float = 0.5) -> None:
         super().__init__()
         if not 0 <= c < 1:
-            raise ValueError(f"c must be at least 0 and below 1, found {c!r}: 0.5 is usual.")
+            raise ValueError(f"c must be at least 0 and below 1, found {c!r}: use 0.5 if in doubt.")
         self.c = c
 
     def forward(self, gram: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -220,7 +220,7 @@ class NashMTL(nn.Module):
             if found is None:
                 raise ValueError(
                     f"Nash-MTL has no solution for these {seen.sum()} gradients: no direction improves every "
-                    "task (Pareto-stationary); stop here, or use MGDA."
+                    "task (Pareto-stationary): use MGDA, or stop here."
                 )
             weights[seen] = found / lengths[seen]
         return _like(gram, weights)

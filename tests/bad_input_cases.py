@@ -25,6 +25,7 @@ import torch
 
 import mtl_ref
 from mtl_ref import (
+    balancing,
     batches,
     checkpoints,
     datasets,
@@ -57,6 +58,7 @@ MODULES = (
     encoders,
     models,
     weighting,
+    balancing,
 )
 MODULES += (training, evaluation, plots)
 
@@ -748,6 +750,65 @@ CASES = [
         "fit(single, tasks, (x, y), balancing=min_norm)",
         "ValueError",
         ("SingleTask", "shares no parameter"),
+    ),
+    Case(
+        TRAINING,
+        "A rule that reads likelihoods gets names",
+        'UncertaintyWeights(["click", "stars"])',
+        "TypeError",
+        ("UncertaintyWeights", "'click'"),
+    ),
+    Case(TRAINING, "A temperature of zero", "DWA(tasks, temperature=0)", "ValueError", ("temperature", "0")),
+    Case(
+        TRAINING,
+        "A preference for too few tasks",
+        "STCH(tasks, preference=[1.0])",
+        "ValueError",
+        ("preference", "[1.0]"),
+    ),
+    Case(TRAINING, "One task twice in a rule", 'GLS(["click", "click"])', "ValueError", ("'click'", "own")),
+    Case(
+        TRAINING,
+        "A loss that is below zero, where a rule takes its logarithm",
+        "GLS(tasks)(torch.tensor([0.5, -0.1]))",
+        "ValueError",
+        ("'stars'", "-0.1"),
+    ),
+    Case(
+        TRAINING,
+        "GradNorm outside of fit, without norms",
+        "GradNorm(tasks)(torch.tensor([0.5, 0.7]))",
+        "RuntimeError",
+        ("GradNorm", "norms"),
+    ),
+    Case(TRAINING, "A ball as large as the gradient", "CAGrad(c=1.5)", "ValueError", ("c must", "1.5")),
+    Case(
+        TRAINING,
+        "A Gram matrix that is not square",
+        "UPGrad()(torch.ones(2, 3))",
+        "ValueError",
+        ("Gram", "(2, 3)"),
+    ),
+    Case(
+        TRAINING,
+        "A gradient that is not finite",
+        "MGDA()(torch.tensor([[1.0, 0.0], [0.0, float('nan')]]))",
+        "FloatingPointError",
+        ("tasks [1]",),
+    ),
+    Case(
+        TRAINING,
+        "No direction improves every task",
+        "NashMTL()(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))",
+        "ValueError",
+        ("Nash-MTL", "MGDA"),
+    ),
+    Case(
+        TRAINING,
+        "A rule made for other tasks",
+        "GradVac(3)(torch.eye(2))",
+        "ValueError",
+        ("GradVac", "3 tasks", "of 2"),
     ),
     Case(
         TRAINING,
