@@ -6,6 +6,7 @@ each rank computes its rows of every batch, sums are taken over all ranks, and a
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -92,10 +93,17 @@ class Ranks:
             ) from error
 
 
+def _leave() -> None:
+    """End the groups' threads before the interpreter ends: else it may abort after all work is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def join() -> Ranks:
     """Find the other processes: those of an initialised process group, or those that ``torchrun`` started."""
     if not dist.is_available():
         return Ranks()
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ:
         dist.init_process_group("gloo", timeout=PATIENCE)
+        atexit.register(_leave)
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks()
