@@ -88,12 +88,26 @@ def test_a_part_of_other_code_is_neither_continued_nor_merged(study, tmp_path, m
 def test_every_method_is_made_and_its_trials_are_as_many_as_declared(fair) -> None:
     tasks = [fair.Regression("rating"), fair.Binary("bought")]
     for method in fair.METHODS:
-        knobs = fair.knobs_of(method, "reviews")
+        knobs = fair.knobs_of(method)
         options = fair.settings_of(method, tasks, 0.01, knobs[0], 0)
         assert ("weighting" in options) != ("balancing" in options)
         assert len(knobs) < fair.TRIALS and len(fair.RATES) >= fair.TRIALS
-    assert 1.0 in fair.knobs_of("tuned fixed", "shop 0, x1")
-    np.testing.assert_allclose(fair.knobs_of("tuned fixed", "shop 0, x100"), (0.01, 0.1, 1.0))
+    assert 1.0 in fair.knobs_of("tuned fixed")  # equal weights are among them
+    for method in fair.METHODS:
+        trials, made = fair.search(method), []
+        pair = next(trials)
+        while pair is not None:
+            made.append(pair)
+            best = made[min(4, len(made) - 1)]
+            try:
+                pair = trials.send(best)
+            except StopIteration:
+                pair = None
+        assert len(made) == fair.TRIALS == len({(round(r, 9), str(k)) for r, k in made})
+        if method == "tuned fixed":  # back to lambda at the best rate, between the values of the grid
+            rate, knob = made[4]
+            assert [r for r, _ in made[-2:]] == [rate, rate]
+            np.testing.assert_allclose([k / knob for _, k in made[-2:]], [10**-0.5, 10**0.5])
 
 
 def test_the_rules_own_learning_rate_reaches_its_parameter_alone(fair) -> None:
